@@ -2,4 +2,3 @@
 //!
 //! `docs/design/frames.md` is the protocol; `tests/fixtures/frames/` are its golden files, read by
 //! the Rust and the Python tests alike.
-

@@ -1,0 +1,88 @@
+//! A private Redis on a free port, ended by its pid.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::eventually;
+
+pub(crate) struct RedisServer {
+    child: Option<Child>,
+    port: u16,
+    dir: TempDir,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { child: None, port, dir: tempfile::tempdir().unwrap() };
+        server.resume();
+        server
+    }
+
+    /// Starts it again on the same port with what it kept.
+    pub(crate) fn resume(&mut self) {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+            .arg("--dir")
+            .arg(self.dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed by `make setup`");
+        self.child = Some(child);
+        eventually("redis to answer", || {
+            let mut connection = self.try_connect()?;
+            redis::cmd("PING").query::<String>(&mut connection).ok()
+        });
+    }
+
+    /// Ends it; what it acknowledged is on disk.
+    pub(crate) fn pause(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn try_connect(&self) -> Option<redis::Connection> {
+        redis::Client::open(self.url()).unwrap().get_connection().ok()
+    }
+
+    pub(crate) fn connect(&self) -> redis::Connection {
+        eventually("a connection to redis", || self.try_connect())
+    }
+
+    /// Runs one command.
+    pub(crate) fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command.query(&mut self.connect()).unwrap()
+    }
+
+    /// Pushes a job to the default queue.
+    pub(crate) fn push(&self, payload: &serde_json::Value) {
+        self.push_bytes(payload.to_string().as_bytes());
+    }
+
+    pub(crate) fn push_bytes(&self, payload: &[u8]) {
+        redis::cmd("LPUSH")
+            .arg("executor:jobs")
+            .arg(payload)
+            .query::<i64>(&mut self.connect())
+            .unwrap();
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.pause();
+    }
+}
