@@ -2,13 +2,32 @@
 //!
 //! The verbs hold nothing particular to SQLite. Must not know Redis, processes or configuration.
 
+mod accept;
+mod claim;
+mod experiment;
+mod finish;
+mod lock;
+mod reader;
+mod recover;
+mod steer;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::Timestamp;
 use crate::job::{Claim, JobId, NewJob, Refusal, Source, StartMethod, Status};
 use crate::outcome::Report;
 use crate::policy::Disposition;
+
+pub use reader::{JobFilter, Reader, Row, WaitsFor};
+use writer::{Reply, Verb};
 
 /// How a ledger is opened.
 #[derive(Clone, Debug)]
@@ -60,6 +79,15 @@ pub enum LedgerError {
     /// The database refused.
     #[error("the database refused")]
     Sqlite(#[from] rusqlite::Error),
+    /// The commit failed: nothing of its batch is recorded.
+    #[error("the commit failed")]
+    Commit(#[source] Arc<rusqlite::Error>),
+    /// No file there.
+    #[error("there is no ledger at {path}")]
+    Missing {
+        /// Where.
+        path: PathBuf,
+    },
     /// A file or directory beside it.
     #[error("{path}")]
     File {
@@ -171,16 +199,47 @@ pub struct OutboxEntry {
 /// The kinds of message in the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutboxKind {
-    /// A job changed status: hash and event.
+    /// A job changed status: its hash and event.
     Job,
+    /// An experiment's run began: state and run hash.
+    RunBegan,
+    /// An experiment's run ended, or (without `run_id`) never began: state, run hash, result message.
+    RunEnded,
 }
 
-/// The writing end. Cheap to clone; all clones feed one writer thread with group commit.
+impl OutboxKind {
+    const ALL: [Self; 3] = [Self::Job, Self::RunBegan, Self::RunEnded];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Job => "job",
+            Self::RunBegan => "run_began",
+            Self::RunEnded => "run_ended",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// What an experiment's run was settled to be as it began.
 #[derive(Clone, Debug)]
-pub struct Ledger {}
+pub struct RunStart {
+    /// `{experiment}:{unix seconds}`.
+    pub run_id: String,
+    /// The tool.
+    pub target: crate::job::Target,
+    /// A JSON object.
+    pub parameters: Box<serde_json::value::RawValue>,
+    /// How long one attempt may take.
+    pub timeout: std::time::Duration,
+    /// Counted failures in all.
+    pub max_attempts: u32,
+}
 
 /// What an opened ledger says of its past life.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Jobs found RUNNING and put back.
     pub put_back: u64,
@@ -188,104 +247,169 @@ pub struct Recovered {
     pub lost: u64,
 }
 
+/// The writing end. Cheap to clone; all clones feed one writer thread with group commit.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    verbs: mpsc::Sender<Verb>,
+    shared: Arc<Shared>,
+}
+
+/// What the writer shows without being asked.
+#[derive(Debug)]
+struct Shared {
+    id: String,
+    healthy: AtomicBool,
+    waiting: AtomicU64,
+    outbox_filled: Notify,
+}
+
 impl Ledger {
     /// Opens (makes, migrates, locks) the ledger and starts its writer. Claims arrive on the
     /// receiver; their number is steered by [`Ledger::demand`]. Jobs left RUNNING are recovered
     /// before this returns.
     pub fn open(
-        _options: Options,
+        options: Options,
     ) -> Result<(Self, tokio::sync::mpsc::UnboundedReceiver<Claim>, Recovered), OpenError> {
-        unimplemented!()
+        let path = options.path.clone();
+        let lock = lock::take(&path)?;
+        let failed = |source| OpenError::Failed { path: path.clone(), source };
+        let mut store = store::Store::open(options).map_err(failed)?;
+        let recovered = store.recover().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            id: store.ledger_id().map_err(failed)?,
+            healthy: AtomicBool::new(true),
+            waiting: AtomicU64::new(store.count_waiting().map_err(failed)?),
+            outbox_filled: Notify::new(),
+        });
+        // What a past life left to be told.
+        shared.outbox_filled.notify_one();
+        let (verbs, inbox) = mpsc::channel();
+        let (claims, claimed) = tokio::sync::mpsc::unbounded_channel();
+        let writer = writer::Writer::new(store, inbox, claims, Arc::clone(&shared), lock);
+        std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || writer.run())
+            .map_err(|source| failed(LedgerError::File { path: path.clone(), source }))?;
+        Ok((Self { verbs, shared }, claimed, recovered))
     }
 
     /// The UUID written into the file when it was made.
     pub fn id(&self) -> &str {
-        unimplemented!()
+        &self.shared.id
     }
 
     /// Writes arrivals down, in order, in one commit. When this returns they are on disk.
-    pub async fn accept(&self, _arrivals: Vec<Arrival>) -> Result<Vec<Accepted>, LedgerError> {
-        unimplemented!()
+    pub async fn accept(&self, arrivals: Vec<Arrival>) -> Result<Vec<Accepted>, LedgerError> {
+        self.ask(|reply| Verb::Accept(arrivals, reply)).await
     }
 
     /// Asks for `free` more claims, as soon as jobs are due.
-    pub fn demand(&self, _free: u32) {
-        unimplemented!()
+    pub fn demand(&self, free: u32) {
+        self.tell(Verb::Demand(free));
     }
 
     /// Takes all demand back. After this returned, every claim made is in the channel and none
     /// follows.
     pub async fn withdraw(&self) -> Result<(), LedgerError> {
-        unimplemented!()
+        self.ask(Verb::Withdraw).await
     }
 
     /// Notes the process of an attempt. Not awaited: goes along with the next commit.
-    pub fn started(&self, _claim: &Claim, _pid: u32) {
-        unimplemented!()
+    pub fn started(&self, claim: &Claim, pid: u32) {
+        self.tell(Verb::Started { id: claim.id.clone(), attempt: claim.attempt, pid });
     }
 
     /// Records an attempt's end and what becomes of its job.
-    pub async fn finish(&self, _finish: Finish) -> Result<(), LedgerError> {
-        unimplemented!()
+    pub async fn finish(&self, finish: Finish) -> Result<(), LedgerError> {
+        self.ask(|reply| Verb::Finish(Box::new(finish), reply)).await
     }
 
-    /// Undoes a claim whose attempt never started: QUEUED again, the start not counted.
-    pub async fn unclaim(&self, _claim: Arc<Claim>) -> Result<(), LedgerError> {
-        unimplemented!()
+    /// Writes down what an experiment's job runs, as its run begins. Repeating it for the same run
+    /// changes nothing.
+    pub async fn begin_run(&self, claim: Arc<Claim>, run: RunStart) -> Result<(), LedgerError> {
+        self.ask(|reply| Verb::BeginRun(claim, Box::new(run), reply)).await
+    }
+
+    /// Undoes a claim whose attempt never started: QUEUED again, at once or not before `until`;
+    /// the start is not counted.
+    pub async fn unclaim(
+        &self,
+        claim: Arc<Claim>,
+        until: Option<Timestamp>,
+    ) -> Result<(), LedgerError> {
+        self.ask(|reply| Verb::Unclaim(claim, until, reply)).await
     }
 
     /// Cancels a waiting job, or says that its attempt must be stopped.
-    pub async fn cancel(&self, _id: JobId) -> Result<Cancelled, LedgerError> {
-        unimplemented!()
+    pub async fn cancel(&self, id: JobId) -> Result<Cancelled, LedgerError> {
+        self.ask(|reply| Verb::Cancel(id, reply)).await
     }
 
     /// Queues a FAILED job again.
-    pub async fn retry(&self, _id: JobId) -> Result<Retried, LedgerError> {
-        unimplemented!()
+    pub async fn retry(&self, id: JobId) -> Result<Retried, LedgerError> {
+        self.ask(|reply| Verb::Retry(id, reply)).await
     }
 
     /// Queues every FAILED job again that was a job; says how many.
     pub async fn retry_failed(&self) -> Result<u64, LedgerError> {
-        unimplemented!()
+        self.ask(Verb::RetryFailed).await
     }
 
-    /// Waits until the writer has taken a new write (health), without changing anything.
+    /// Waits until the writer has taken a new write (health). Changes nothing that matters.
     pub async fn probe(&self) -> Result<(), LedgerError> {
-        unimplemented!()
+        self.ask(Verb::Probe).await
     }
 
     /// Whether the last write succeeded.
     pub fn healthy(&self) -> bool {
-        unimplemented!()
+        self.shared.healthy.load(Ordering::Relaxed)
     }
 
-    /// Jobs waiting in the ledger (QUEUED), roughly: room for taking ahead.
+    /// Jobs waiting in the ledger (QUEUED): room for taking ahead.
     pub fn waiting(&self) -> u64 {
-        unimplemented!()
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// The oldest messages for Redis, at most `limit`.
-    pub async fn outbox(&self, _limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
-        unimplemented!()
+    pub async fn outbox(&self, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
+        self.ask(|reply| Verb::Outbox(limit, reply)).await
     }
 
     /// Resolves when the outbox may have gained entries since the last call.
     pub async fn outbox_filled(&self) {
-        unimplemented!()
+        self.shared.outbox_filled.notified().await;
     }
 
     /// Forgets messages that Redis has acknowledged. Goes along with the next commit.
-    pub fn delivered(&self, _up_to: Vec<i64>) {
-        unimplemented!()
+    pub fn delivered(&self, entries: Vec<i64>) {
+        self.tell(Verb::Delivered(entries));
     }
 
     /// Removes at most `limit` finished jobs that ended before `before`; says how many.
-    pub async fn prune(&self, _before: Timestamp, _limit: u32) -> Result<u64, LedgerError> {
-        unimplemented!()
+    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
+        self.ask(|reply| Verb::Prune(before, limit, reply)).await
+    }
+
+    /// Limits the file's pages, as a full disk would; `None`: no limit.
+    #[cfg(test)]
+    async fn set_page_limit(&self, pages: Option<u32>) -> Result<(), LedgerError> {
+        self.ask(|reply| Verb::LimitPages(pages, reply)).await
     }
 
     /// Commits what is pending, ends the writer, releases the lock.
     pub async fn close(&self) {
-        unimplemented!()
+        // A writer that has ended already has done all that.
+        let _ = self.ask(Verb::Close).await;
+    }
+
+    async fn ask<T>(&self, verb: impl FnOnce(Reply<T>) -> Verb) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.verbs.send(verb(reply)).map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// For verbs without an answer: once the writer has ended there is nobody to miss them.
+    fn tell(&self, verb: Verb) {
+        let _ = self.verbs.send(verb);
     }
 }

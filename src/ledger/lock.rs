@@ -1,0 +1,57 @@
+//! One executor per ledger: a lock on a file beside it.
+//!
+//! Never on the database file itself, whose POSIX locks would fall with any close.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::{LedgerError, OpenError};
+
+/// Held as long as the ledger is open; the kernel lets go of it however its holder dies.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// The path of a file that stands beside the ledger.
+pub(super) fn beside(ledger: &Path, suffix: &str) -> PathBuf {
+    let mut name = ledger.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Takes the lock, or says who has it.
+pub(super) fn take(ledger: &Path) -> Result<Lock, OpenError> {
+    let failed = |path: &Path, source| OpenError::Failed {
+        path: ledger.to_owned(),
+        source: LedgerError::File { path: path.to_owned(), source },
+    };
+    if let Some(dir) = ledger.parent() {
+        std::fs::create_dir_all(dir).map_err(|source| failed(dir, source))?;
+    }
+    let path = beside(ledger, ".lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|source| failed(&path, source))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // The pid is a courtesy; without it the message stands all the same.
+            let _ = file.read_to_string(&mut pid);
+            let pid = pid.trim();
+            let holder = if pid.is_empty() { String::new() } else { format!(" (pid {pid})") };
+            return Err(OpenError::InUse { path: ledger.to_owned(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(&path, source)),
+    }
+    file.set_len(0)
+        .and_then(|()| write!(file, "{}", std::process::id()))
+        .map_err(|source| failed(&path, source))?;
+    Ok(Lock { _file: file })
+}

@@ -1,0 +1,251 @@
+//! The file: opening, migrating, one transaction at a time.
+//!
+//! The only writing connection, and the one that checkpoints. The verbs themselves are in
+//! `accept.rs`, `claim.rs` and `finish.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
+use crate::clock::{self, Timestamp};
+
+/// Migrations in order: the first makes the schema, `PRAGMA user_version` counts those applied.
+const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
+
+/// How long to wait for a reader that holds the file, or a command at work on it.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The open ledger.
+#[derive(Debug)]
+pub(super) struct Store {
+    conn: Connection,
+    options: Options,
+    starts: u64,
+}
+
+impl Store {
+    pub(super) fn open(options: Options) -> Result<Self, LedgerError> {
+        let mut conn = Connection::open(&options.path)?;
+        conn.busy_timeout(BUSY)?;
+        conn.set_prepared_statement_cache_capacity(128);
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;",
+        )?;
+        migrate(&mut conn)?;
+        Ok(Self { conn, options, starts: 0 })
+    }
+
+    pub(super) fn ledger_id(&self) -> Result<String, LedgerError> {
+        let sql = "SELECT value FROM meta WHERE name = 'ledger_id'";
+        Ok(self.conn.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    pub(super) fn count_waiting(&self) -> Result<u64, LedgerError> {
+        let sql = "SELECT count(*) FROM jobs WHERE status = 'QUEUED'";
+        let count: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// The earliest `run_at` that lies ahead.
+    pub(super) fn next_due(&self) -> Result<Option<Timestamp>, rusqlite::Error> {
+        let sql = "SELECT min(run_at) FROM jobs WHERE status = 'QUEUED' AND ready = 0";
+        let due: Option<String> = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(due.as_deref().and_then(clock::parse))
+    }
+
+    /// Begins a transaction.
+    pub(super) fn begin(&mut self, now: Timestamp) -> Result<Batch<'_>, rusqlite::Error> {
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Batch {
+            conn: &self.conn,
+            options: &self.options,
+            now,
+            now_text: clock::text(now),
+            starts: &mut self.starts,
+            effects: Effects::default(),
+        })
+    }
+}
+
+fn migrate(conn: &mut Connection) -> Result<(), LedgerError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(LedgerError::Newer { found, known });
+    }
+    for (version, sql) in (1..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
+        let tx = conn.transaction()?;
+        tx.execute_batch(sql)?;
+        tx.pragma_update(None, "user_version", version)?;
+        if version == 1 {
+            let id = uuid::Uuid::now_v7().to_string();
+            tx.execute("INSERT INTO meta (name, value) VALUES ('ledger_id', ?)", [id])?;
+        }
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+/// What a batch did to the numbers kept in memory; counts only once committed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Effects {
+    /// Change of the number of QUEUED jobs.
+    pub(super) waiting: i64,
+    /// The outbox gained entries.
+    pub(super) told: bool,
+    /// Inserted or put back as QUEUED; told at the end, if they are not claimed by then.
+    pub(super) queued: Vec<i64>,
+}
+
+/// One transaction under way.
+pub(super) struct Batch<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) options: &'a Options,
+    pub(super) now: Timestamp,
+    pub(super) now_text: String,
+    pub(super) starts: &'a mut u64,
+    pub(super) effects: Effects,
+}
+
+impl Batch<'_> {
+    /// Does something in a savepoint of its own: if it fails, only it is undone.
+    pub(super) fn guarded<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.run("SAVEPOINT verb")?;
+        let before = self.effects.clone();
+        let done = act(self);
+        if done.is_err() {
+            self.effects = before;
+            // A full disk ends the whole transaction by itself; the commit will say so.
+            if !self.conn.is_autocommit() {
+                self.run("ROLLBACK TO verb")?;
+            }
+        }
+        if !self.conn.is_autocommit() {
+            self.run("RELEASE verb")?;
+        }
+        done
+    }
+
+    /// Tells what is still waiting, and commits.
+    pub(super) fn commit(&mut self) -> Result<(), Arc<rusqlite::Error>> {
+        let done = self.tell_queued().and_then(|()| Ok(self.run("COMMIT")?));
+        done.or_else(|error| self.abandon(error))
+    }
+
+    /// Undoes everything for this reason.
+    pub(super) fn abandon(&mut self, error: LedgerError) -> Result<(), Arc<rusqlite::Error>> {
+        if !self.conn.is_autocommit() {
+            // SQLite undoes it by itself when the connection is used next, should this fail.
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+        Err(match error {
+            LedgerError::Sqlite(error) => Arc::new(error),
+            LedgerError::Commit(error) => error,
+            _ => Arc::new(rusqlite::Error::InvalidQuery),
+        })
+    }
+
+    pub(super) fn effects(self) -> Effects {
+        self.effects
+    }
+
+    fn run(&self, sql: &str) -> Result<(), rusqlite::Error> {
+        self.conn.prepare_cached(sql)?.execute([]).map(|_| ())
+    }
+
+    /// A write that changes nothing that matters.
+    pub(super) fn probe(&mut self) -> Result<(), LedgerError> {
+        let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES ('probed', ?)";
+        self.conn.prepare_cached(sql)?.execute([&self.now_text])?;
+        Ok(())
+    }
+
+    /// Writes what Redis must be told of a job as it stands now.
+    pub(super) fn tell_job(&mut self, seq: i64) -> Result<(), LedgerError> {
+        if self.options.outbox == Outbox::Off {
+            return Ok(());
+        }
+        let sql = "INSERT INTO outbox (kind, subject, body)
+            SELECT 'job', id, json_object('job_id', id, 'status', status, 'attempts', attempts,
+                'executor_id', executor_id, 'started_at', started_at, 'finished_at', finished_at,
+                'result', json(result), 'error_type', error_type, 'error', error)
+            FROM jobs WHERE seq = ?";
+        self.conn.prepare_cached(sql)?.execute([seq])?;
+        self.effects.told = true;
+        Ok(())
+    }
+
+    fn tell_queued(&mut self) -> Result<(), LedgerError> {
+        for seq in std::mem::take(&mut self.effects.queued) {
+            let sql = "SELECT 1 FROM jobs WHERE seq = ? AND status = 'QUEUED'";
+            if self.conn.prepare_cached(sql)?.exists([seq])? {
+                self.tell_job(seq)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest messages.
+    pub(super) fn outbox(&mut self, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
+        let sql = "SELECT seq, kind, subject, body FROM outbox ORDER BY seq LIMIT ?";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let entries = statement.query_map([limit], |row| {
+            let kind: String = row.get(1)?;
+            Ok(OutboxEntry {
+                seq: row.get(0)?,
+                kind: OutboxKind::from_word(&kind).unwrap_or(OutboxKind::Job),
+                subject: row.get(2)?,
+                body: row.get(3)?,
+            })
+        })?;
+        Ok(entries.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn delivered(&mut self, entries: &[i64]) -> Result<(), LedgerError> {
+        let mut statement = self.conn.prepare_cached("DELETE FROM outbox WHERE seq = ?")?;
+        for seq in entries {
+            statement.execute([seq])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
+        let sql = "SELECT seq, id FROM jobs WHERE finished_at < ?1 AND NOT EXISTS
+            (SELECT 1 FROM jobs f WHERE f.duplicate_of = jobs.id AND f.status = 'QUEUED' AND f.ready = 2)
+            LIMIT ?2";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map(params![clock::text(before), limit], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })?;
+        let old: Vec<_> = rows.collect::<Result<_, _>>()?;
+        for (seq, id) in &old {
+            self.conn.prepare_cached("DELETE FROM attempts WHERE job_id = ?")?.execute([id])?;
+            self.conn.prepare_cached("DELETE FROM jobs WHERE seq = ?")?.execute([seq])?;
+        }
+        Ok(u64::try_from(old.len()).unwrap_or(u64::MAX))
+    }
+
+    /// SQLite never takes a limit below what the file has.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&mut self, pages: Option<u32>) -> Result<(), LedgerError> {
+        let pages = pages.unwrap_or(u32::MAX - 1);
+        self.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// One optional row.
+    pub(super) fn row<T>(
+        &self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, LedgerError> {
+        Ok(self.conn.prepare_cached(sql)?.query_row(parameters, read).optional()?)
+    }
+}

@@ -1,0 +1,505 @@
+//! The verbs against real files: each transition and its guard, keys, order, recovery, isolation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::*;
+use crate::clock;
+use crate::job::{RetryOn, Target, TaskType};
+use crate::outcome::{Cause, Exit, Failure, Outcome, Success, Usage};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    ledger: Ledger,
+    claims: UnboundedReceiver<Claim>,
+    recovered: Recovered,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::open(tempfile::tempdir().unwrap())
+    }
+
+    fn open(dir: tempfile::TempDir) -> Self {
+        let (ledger, claims, recovered) = Ledger::open(options(dir.path())).unwrap();
+        Self { dir, ledger, claims, recovered }
+    }
+
+    /// Closes and opens it again, as after a restart.
+    async fn again(self) -> Self {
+        self.ledger.close().await;
+        Self::open(self.dir)
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(&self.dir.path().join("ledger.db")).unwrap()
+    }
+
+    fn row(&self, id: &str) -> Row {
+        self.reader().job(&JobId::new(id).unwrap()).unwrap().unwrap()
+    }
+
+    async fn accept(&self, job: NewJob) -> Accepted {
+        self.ledger.accept(vec![arrival(job)]).await.unwrap().remove(0)
+    }
+
+    async fn claim(&mut self) -> Arc<Claim> {
+        self.ledger.demand(1);
+        let claim = tokio::time::timeout(Duration::from_secs(10), self.claims.recv()).await;
+        Arc::new(claim.expect("a claim within ten seconds").unwrap())
+    }
+
+    async fn finish(
+        &self,
+        claim: &Arc<Claim>,
+        outcome: Outcome,
+        disposition: Disposition,
+    ) -> Result<(), LedgerError> {
+        let finish =
+            Finish { claim: Arc::clone(claim), report: report(outcome), disposition, demand: 0 };
+        self.ledger.finish(finish).await
+    }
+
+    async fn messages(&self) -> Vec<(String, String)> {
+        let entries = self.ledger.outbox(1000).await.unwrap();
+        entries
+            .into_iter()
+            .filter(|entry| entry.kind == OutboxKind::Job)
+            .map(|entry| {
+                let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap();
+                (entry.subject, body["status"].as_str().unwrap().to_owned())
+            })
+            .collect()
+    }
+}
+
+fn options(dir: &std::path::Path) -> Options {
+    Options {
+        path: dir.join("ledger.db"),
+        executor_id: "here".into(),
+        start_method: StartMethod::Spawn,
+        outbox: Outbox::Kept,
+    }
+}
+
+fn raw(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+fn job(id: &str) -> NewJob {
+    NewJob {
+        id: JobId::new(id),
+        target: Some(Target::Tool("example_tool".into())),
+        parameters: raw(r#"{"n": 1}"#),
+        task_type: Some(TaskType::OnDemand),
+        experiment_id: None,
+        priority: 5,
+        timeout: Duration::from_secs(300),
+        max_attempts: 3,
+        retry_on: RetryOn::All,
+        idempotency_key: None,
+        run_at: None,
+        warning: None,
+    }
+}
+
+fn keyed(id: &str) -> NewJob {
+    NewJob { idempotency_key: Some("key".into()), ..job(id) }
+}
+
+fn arrival(job: NewJob) -> Arrival {
+    Arrival { receipt: None, source: Source::Queue, payload: b"{}".as_slice().into(), job: Ok(job) }
+}
+
+fn succeeded() -> Outcome {
+    Outcome::Succeeded(Success { value: raw(r#"{"sum":3}"#), bytes: 9, truncated: false })
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed(Failure {
+        cause: Cause::Raised { transient: false },
+        error_type: "ValueError".into(),
+        error: "no".into(),
+        traceback: "Traceback…".into(),
+        partial_results: Some(raw("[1]")),
+    })
+}
+
+fn report(outcome: Outcome) -> Report {
+    Report {
+        outcome,
+        pid: Some(7),
+        start_method: StartMethod::Spawn,
+        finished_at: clock::now(),
+        exit: Some(Exit::Code(0)),
+        usage: Usage { cpu_seconds: 0.5, max_rss_bytes: 1000 },
+        survivors_killed: 2,
+        log_tail: "out\n".into(),
+        log_bytes: 4,
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_accepted_claimed_and_completed() {
+    let mut bench = Bench::new();
+    let accepted = bench.accept(job("a")).await;
+    assert_eq!(accepted.status, Status::Queued);
+    assert_eq!(bench.ledger.waiting(), 1);
+    let claim = bench.claim().await;
+    assert_eq!((claim.id.as_str(), claim.attempt), ("a", 1));
+    assert_eq!(bench.row("a")["status"], "RUNNING");
+    assert_eq!(bench.ledger.waiting(), 0);
+    bench.ledger.started(&claim, 42);
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    let row = bench.row("a");
+    assert_eq!(row["status"], "COMPLETED");
+    assert_eq!(row["result"], serde_json::json!({"sum": 3}));
+    assert_eq!(row["attempts"], 1);
+    let attempts = bench.reader().attempts(&claim.id).unwrap();
+    assert_eq!(attempts[0]["outcome"], "succeeded");
+    assert_eq!(attempts[0]["survivors_killed"], 2);
+    let told: Vec<_> = bench.messages().await.into_iter().map(|(_, status)| status).collect();
+    assert_eq!(told, ["QUEUED", "RUNNING", "COMPLETED"]);
+}
+
+#[tokio::test]
+async fn a_job_that_finds_a_free_slot_is_born_running() {
+    let mut bench = Bench::new();
+    bench.ledger.demand(1);
+    bench.accept(job("a")).await;
+    bench.claims.recv().await.unwrap();
+    assert_eq!(bench.messages().await, [("a".to_owned(), "RUNNING".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_record_of_an_ending_claims_its_successor() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    bench.accept(job("b")).await;
+    let claim = bench.claim().await;
+    let finish = Finish {
+        claim,
+        report: report(succeeded()),
+        disposition: Disposition::Complete,
+        demand: 1,
+    };
+    bench.ledger.finish(finish).await.unwrap();
+    assert_eq!(bench.claims.try_recv().unwrap().id.as_str(), "b");
+}
+
+#[tokio::test]
+async fn a_late_or_repeated_ending_is_refused() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let claim = bench.claim().await;
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    let again = bench.finish(&claim, failed(), Disposition::Fail).await;
+    assert!(matches!(again, Err(LedgerError::NotRunning { .. })));
+    assert_eq!(bench.row("a")["status"], "COMPLETED");
+}
+
+#[tokio::test]
+async fn one_failing_verb_takes_no_neighbour_along() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let claim = bench.claim().await;
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    let (late, accepted) = tokio::join!(
+        bench.finish(&claim, failed(), Disposition::Fail),
+        bench.ledger.accept(vec![arrival(job("b"))]),
+    );
+    assert!(late.is_err());
+    assert_eq!(accepted.unwrap()[0].id.as_str(), "b");
+}
+
+#[tokio::test]
+async fn priorities_go_first_and_every_tenth_start_takes_the_oldest() {
+    let mut bench = Bench::new();
+    bench.accept(NewJob { priority: 1, ..job("old") }).await;
+    for n in 0..12 {
+        bench.accept(NewJob { priority: 9, ..job(&format!("high{n}")) }).await;
+    }
+    let mut order = Vec::new();
+    for _ in 0..11 {
+        order.push(bench.claim().await.id.to_string());
+    }
+    assert_eq!(order[0], "high0");
+    assert_eq!(order[8], "high8");
+    assert_eq!(order[9], "old");
+    assert_eq!(order[10], "high9");
+}
+
+#[tokio::test]
+async fn a_job_waits_for_its_time_and_no_longer() {
+    let mut bench = Bench::new();
+    let at = clock::now() + Duration::from_millis(300);
+    bench.accept(NewJob { run_at: Some(at), ..job("later") }).await;
+    let id = JobId::new("later").unwrap();
+    let why = bench.reader().waits_for(&id, clock::now()).unwrap();
+    assert_eq!(why, Some(WaitsFor::RunAt { at, failures: 0 }));
+    let claim = bench.claim().await;
+    let late = clock::now().duration_since(at).as_millis();
+    assert!((0..500).contains(&late), "claimed {late} ms after its time");
+    assert_eq!(claim.id, id);
+}
+
+#[tokio::test]
+async fn a_retry_is_counted_and_keeps_its_reason_while_it_waits() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let claim = bench.claim().await;
+    let at = clock::now() + Duration::from_millis(50);
+    bench.finish(&claim, failed(), Disposition::RetryAt(at)).await.unwrap();
+    let row = bench.row("a");
+    assert_eq!((&row["status"], &row["failures"]), (&"QUEUED".into(), &1.into()));
+    assert_eq!(row["error_type"], "ValueError");
+    let claim = bench.claim().await;
+    assert_eq!((claim.attempt, claim.failures), (2, 1));
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    assert_eq!(bench.row("a")["error_type"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn a_put_back_is_not_counted() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let claim = bench.claim().await;
+    bench.finish(&claim, failed(), Disposition::PutBack(None)).await.unwrap();
+    let row = bench.row("a");
+    assert_eq!((&row["failures"], &row["interruptions"]), (&0.into(), &0.into()));
+    let claim = bench.claim().await;
+    assert_eq!(claim.attempt, 2);
+    bench.ledger.unclaim(Arc::clone(&claim), None).await.unwrap();
+    assert_eq!(bench.row("a")["attempts"], 1);
+}
+
+#[tokio::test]
+async fn withdrawn_demand_claims_nothing() {
+    let mut bench = Bench::new();
+    bench.ledger.demand(5);
+    bench.ledger.withdraw().await.unwrap();
+    bench.accept(job("a")).await;
+    bench.ledger.probe().await.unwrap();
+    assert!(bench.claims.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_known_receipt_writes_nothing() {
+    let bench = Bench::new();
+    let mut first = arrival(job("a"));
+    first.receipt = Some("r1".into());
+    let accepted = bench.ledger.accept(vec![first.clone(), first]).await.unwrap();
+    assert!(!accepted[0].repeated && accepted[1].repeated);
+    assert_eq!(bench.reader().jobs(&JobFilter { status: None, limit: 10 }).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_id_seen_before_is_recorded_under_a_fresh_one_and_runs() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let second = bench.accept(job("a")).await;
+    assert_ne!(second.id.as_str(), "a");
+    assert_eq!(second.duplicate_of, JobId::new("a"));
+    assert_eq!(bench.row(second.id.as_str())["duplicate"], 1);
+    bench.claim().await;
+    assert_eq!(bench.claim().await.id, second.id);
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_failed_row_with_its_bytes() {
+    let bench = Bench::new();
+    let refusal = Refusal {
+        id: JobId::new("bad"),
+        error_type: "InvalidPayloadError".into(),
+        error: "not JSON".into(),
+        experiment_id: None,
+        task_type: None,
+        target: None,
+    };
+    let refused = |payload: &[u8]| Arrival {
+        receipt: None,
+        source: Source::Queue,
+        payload: payload.into(),
+        job: Err(refusal.clone()),
+    };
+    let accepted =
+        bench.ledger.accept(vec![refused(b"nonsense"), refused(b"\xff\xfe")]).await.unwrap();
+    let row = bench.row("bad");
+    assert_eq!((&row["status"], &row["payload"]), (&"FAILED".into(), &"nonsense".into()));
+    let second = bench.row(accepted[1].id.as_str());
+    assert_eq!(second["payload"], serde_json::json!({"base64": "//4="}));
+    assert_eq!(second["duplicate_of"], "bad");
+    let retried = bench.ledger.retry(JobId::new("bad").unwrap()).await.unwrap();
+    assert_eq!(retried, Retried::NotAJob);
+}
+
+#[tokio::test]
+async fn followers_complete_with_their_leader() {
+    let mut bench = Bench::new();
+    bench.accept(keyed("a")).await;
+    let follower = bench.accept(keyed("b")).await;
+    assert_eq!((follower.status, follower.duplicate_of), (Status::Queued, JobId::new("a")));
+    let claim = bench.claim().await;
+    bench.ledger.demand(1);
+    bench.ledger.probe().await.unwrap();
+    assert!(bench.claims.try_recv().is_err(), "a follower is not claimed");
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    let row = bench.row("b");
+    assert_eq!((&row["status"], &row["duplicate"]), (&"COMPLETED".into(), &1.into()));
+    assert_eq!(row["result"], serde_json::json!({"sum": 3}));
+    assert_eq!(bench.ledger.waiting(), 0);
+    let third = bench.accept(keyed("c")).await;
+    assert_eq!((third.status, third.duplicate_of), (Status::Completed, JobId::new("a")));
+}
+
+#[tokio::test]
+async fn the_oldest_follower_of_a_failed_leader_runs() {
+    let mut bench = Bench::new();
+    for id in ["a", "b", "c"] {
+        bench.accept(keyed(id)).await;
+    }
+    let claim = bench.claim().await;
+    bench.finish(&claim, failed(), Disposition::Fail).await.unwrap();
+    let row = bench.row("b");
+    assert_eq!((&row["duplicate"], &row["duplicate_of"]), (&0.into(), &serde_json::Value::Null));
+    assert_eq!(bench.row("c")["duplicate_of"], "b");
+    assert_eq!(bench.claim().await.id.as_str(), "b");
+}
+
+#[tokio::test]
+async fn a_retried_job_follows_one_with_its_key_or_takes_its_result() {
+    let mut bench = Bench::new();
+    bench.accept(keyed("a")).await;
+    let claim = bench.claim().await;
+    bench.finish(&claim, failed(), Disposition::Fail).await.unwrap();
+    bench.accept(keyed("b")).await;
+    let id = JobId::new("a").unwrap();
+    assert_eq!(bench.ledger.retry(id.clone()).await.unwrap(), Retried::Queued);
+    assert_eq!(bench.row("a")["duplicate_of"], "b");
+    let claim = bench.claim().await;
+    assert_eq!(claim.id.as_str(), "b");
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    assert_eq!(bench.row("a")["status"], "COMPLETED");
+}
+
+#[tokio::test]
+async fn cancel_and_retry_steer_by_status() {
+    let mut bench = Bench::new();
+    let id = JobId::new("a").unwrap();
+    assert_eq!(bench.ledger.cancel(id.clone()).await.unwrap(), Cancelled::Unknown);
+    bench.accept(job("a")).await;
+    assert_eq!(bench.ledger.cancel(id.clone()).await.unwrap(), Cancelled::Waiting);
+    assert_eq!(bench.row("a")["error_type"], "CancelledError");
+    let ended = bench.ledger.cancel(id.clone()).await.unwrap();
+    assert_eq!(ended, Cancelled::Ended(Status::Failed));
+    assert_eq!(bench.ledger.retry_failed().await.unwrap(), 1);
+    let claim = bench.claim().await;
+    assert_eq!(claim.id, id);
+    assert_eq!(bench.ledger.cancel(id.clone()).await.unwrap(), Cancelled::Running);
+    let retried = bench.ledger.retry(id).await.unwrap();
+    assert_eq!(retried, Retried::NotFailed(Status::Running));
+}
+
+#[tokio::test]
+async fn a_restart_puts_back_what_was_running_five_times_at_most() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    for death in 1..5 {
+        let claim = bench.claim().await;
+        assert_eq!(claim.attempt, death);
+        bench = bench.again().await;
+        assert_eq!(bench.recovered, Recovered { put_back: 1, lost: 0 });
+        assert_eq!(bench.row("a")["failures"], 0);
+    }
+    bench.claim().await;
+    bench = bench.again().await;
+    assert_eq!(bench.recovered, Recovered { put_back: 0, lost: 1 });
+    assert_eq!(bench.row("a")["error_type"], "ExecutorLostError");
+    let attempts = bench.reader().attempts(&JobId::new("a").unwrap()).unwrap();
+    assert!(attempts.iter().all(|attempt| attempt["outcome"] == "lost"));
+}
+
+#[tokio::test]
+async fn a_second_executor_is_told_who_has_the_ledger() {
+    let bench = Bench::new();
+    let error = Ledger::open(options(bench.dir.path())).unwrap_err();
+    let pid = std::process::id();
+    assert!(error.to_string().ends_with(&format!("in use by another executor (pid {pid})")));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let bench = Bench::new();
+    bench.ledger.close().await;
+    let path = bench.dir.path().join("ledger.db");
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.pragma_update(None, "user_version", 99).unwrap();
+    drop(conn);
+    let error = Ledger::open(options(bench.dir.path())).unwrap_err();
+    assert!(matches!(
+        error,
+        OpenError::Failed { source: LedgerError::Newer { found: 99, .. }, .. }
+    ));
+}
+
+#[tokio::test]
+async fn messages_are_forgotten_once_delivered() {
+    let bench = Bench::new();
+    bench.accept(job("a")).await;
+    bench.ledger.outbox_filled().await;
+    let entries = bench.ledger.outbox(10).await.unwrap();
+    bench.ledger.delivered(entries.iter().map(|entry| entry.seq).collect());
+    bench.ledger.probe().await.unwrap();
+    assert!(bench.ledger.outbox(10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn old_jobs_are_pruned_in_small_steps() {
+    let mut bench = Bench::new();
+    for id in ["a", "b", "c"] {
+        bench.accept(job(id)).await;
+        let claim = bench.claim().await;
+        bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    }
+    let later = clock::now() + Duration::from_secs(1);
+    assert_eq!(bench.ledger.prune(later, 2).await.unwrap(), 2);
+    assert_eq!(bench.ledger.prune(later, 2).await.unwrap(), 1);
+    assert!(bench.reader().attempts(&JobId::new("a").unwrap()).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_verbs_and_heals() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let claim = bench.claim().await;
+    bench.ledger.set_page_limit(Some(1)).await.unwrap();
+    let big = NewJob {
+        parameters: raw(&format!("{{\"x\": \"{}\"}}", "y".repeat(200_000))),
+        ..job("big")
+    };
+    let refused = bench.ledger.accept(vec![arrival(big.clone())]).await;
+    assert!(refused.is_err(), "{refused:?}");
+    bench.ledger.set_page_limit(None).await.unwrap();
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    assert!(bench.ledger.healthy());
+    assert_eq!(bench.accept(big).await.id.as_str(), "big");
+}
+
+#[tokio::test]
+async fn a_running_experiment_is_not_started_a_second_time() {
+    let mut bench = Bench::new();
+    let experiment = |id: &str| NewJob { experiment_id: Some("e".into()), target: None, ..job(id) };
+    bench.accept(experiment("a")).await;
+    bench.accept(experiment("b")).await;
+    let claim = bench.claim().await;
+    bench.ledger.demand(1);
+    bench.ledger.probe().await.unwrap();
+    assert!(bench.claims.try_recv().is_err());
+    let why = bench.reader().waits_for(&JobId::new("b").unwrap(), clock::now()).unwrap();
+    assert_eq!(why, Some(WaitsFor::Experiment { id: JobId::new("a").unwrap() }));
+    bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
+    assert_eq!(bench.claims.recv().await.unwrap().id.as_str(), "b");
+}

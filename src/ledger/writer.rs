@@ -1,0 +1,324 @@
+//! The writer thread: takes what is waiting into one commit, claims for free slots in the same commit,
+//! answers after it.
+//!
+//! Knows no SQL ([`super::store`] and its neighbours do).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc as tokio_mpsc, oneshot};
+
+use super::lock::Lock;
+use super::store::{Batch, Store};
+use super::{
+    Accepted, Arrival, Cancelled, Finish, LedgerError, OutboxEntry, Retried, RunStart, Shared,
+};
+use crate::clock::{self, Timestamp};
+use crate::job::{Claim, JobId};
+
+/// Most verbs in one commit: bounds how long the first of them waits.
+const BATCH: usize = 256;
+/// How long a verb that nobody waits for may wait for a commit to go along with.
+const LAZY: Duration = Duration::from_millis(50);
+/// Looks for due jobs at least so often, whatever the clock does.
+const LOOK: Duration = Duration::from_secs(5);
+/// After a commit failed with jobs waiting for slots.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Verb {
+    Accept(Vec<Arrival>, Reply<Vec<Accepted>>),
+    Demand(u32),
+    Withdraw(Reply<()>),
+    Started {
+        id: JobId,
+        attempt: u32,
+        pid: u32,
+    },
+    Finish(Box<Finish>, Reply<()>),
+    BeginRun(Arc<Claim>, Box<RunStart>, Reply<()>),
+    Unclaim(Arc<Claim>, Option<Timestamp>, Reply<()>),
+    Cancel(JobId, Reply<Cancelled>),
+    Retry(JobId, Reply<Retried>),
+    RetryFailed(Reply<u64>),
+    Probe(Reply<()>),
+    Outbox(u32, Reply<Vec<OutboxEntry>>),
+    Delivered(Vec<i64>),
+    Prune(Timestamp, u32, Reply<u64>),
+    Close(Reply<()>),
+    #[cfg(test)]
+    LimitPages(Option<u32>, Reply<()>),
+}
+
+impl Verb {
+    /// Nobody waits for it.
+    fn lazy(&self) -> bool {
+        matches!(self, Self::Started { .. } | Self::Delivered(_))
+    }
+}
+
+/// An answer held back until its commit is on disk, or has failed.
+type Answer = Box<dyn FnOnce(&Result<(), Arc<rusqlite::Error>>)>;
+
+/// The thread's state.
+pub(super) struct Writer {
+    store: Store,
+    inbox: Receiver<Verb>,
+    claims: tokio_mpsc::UnboundedSender<Claim>,
+    shared: Arc<Shared>,
+    demand: u32,
+    pending: Vec<Verb>,
+    closing: Vec<Reply<()>>,
+    lock: Lock,
+}
+
+impl Writer {
+    pub(super) fn new(
+        store: Store,
+        inbox: Receiver<Verb>,
+        claims: tokio_mpsc::UnboundedSender<Claim>,
+        shared: Arc<Shared>,
+        lock: Lock,
+    ) -> Self {
+        Self {
+            store,
+            inbox,
+            claims,
+            shared,
+            demand: 0,
+            pending: Vec::new(),
+            closing: Vec::new(),
+            lock,
+        }
+    }
+
+    /// Serves until closed, or until every [`super::Ledger`] is dropped.
+    pub(super) fn run(mut self) {
+        let mut wake = Duration::ZERO;
+        loop {
+            let open = self.gather(wake);
+            let committed = self.commit();
+            if !open || !self.closing.is_empty() {
+                break;
+            }
+            wake = if committed { self.next_look() } else { AGAIN };
+        }
+        let Self { store, lock, closing, .. } = self;
+        // The file is closed before the lock is let go, and both before anyone is told.
+        drop(store);
+        drop(lock);
+        for reply in closing {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Waits for verbs, at most `wake`; lazy ones alone wait a little for company. `false`: nobody
+    /// can send any more.
+    fn gather(&mut self, wake: Duration) -> bool {
+        let mut until = Instant::now() + wake;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(left) {
+                Ok(verb) => {
+                    let lazy = verb.lazy();
+                    self.pending.push(verb);
+                    if !lazy {
+                        break;
+                    }
+                    until = until.min(Instant::now() + LAZY);
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        while self.pending.len() < BATCH {
+            match self.inbox.try_recv() {
+                Ok(verb) => self.pending.push(verb),
+                Err(_) => break,
+            }
+        }
+        true
+    }
+
+    /// One transaction for all that is pending and for the claims it makes possible.
+    fn commit(&mut self) -> bool {
+        let verbs = std::mem::take(&mut self.pending);
+        if verbs.is_empty() && self.demand == 0 {
+            return true;
+        }
+        let mut answers: Vec<Answer> = Vec::with_capacity(verbs.len());
+        // Demand that comes with the record of an ending counts only if that is recorded.
+        let mut carried = 0;
+        for verb in &verbs {
+            match verb {
+                Verb::Demand(free) => self.demand = self.demand.saturating_add(*free),
+                Verb::Withdraw(_) => self.demand = 0,
+                _ => {}
+            }
+        }
+        let (outcome, claims, batch) = match self.store.begin(clock::now()) {
+            Ok(mut batch) => {
+                for verb in verbs {
+                    act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
+                }
+                let claims = batch.claim(self.demand.saturating_add(carried));
+                let (claims, outcome) = match claims {
+                    Ok(claims) => (claims, batch.commit()),
+                    Err(error) => (Vec::new(), batch.abandon(error)),
+                };
+                (outcome, claims, Some(batch.effects()))
+            }
+            Err(error) => {
+                for verb in verbs {
+                    refuse(verb, &mut answers, &mut self.closing);
+                }
+                (Err(Arc::new(error)), Vec::new(), None)
+            }
+        };
+        let committed = outcome.is_ok();
+        self.shared.healthy.store(committed, Ordering::Relaxed);
+        match (&outcome, batch) {
+            (Ok(()), Some(effects)) => {
+                let waiting = self.shared.waiting.load(Ordering::Relaxed);
+                let waiting = waiting.saturating_add_signed(effects.waiting);
+                self.shared.waiting.store(waiting, Ordering::Relaxed);
+                let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+                self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
+                if effects.told {
+                    self.shared.outbox_filled.notify_one();
+                }
+                for claim in claims {
+                    // Without a dispatcher (a command at work on the ledger) there is no demand.
+                    let _ = self.claims.send(claim);
+                }
+            }
+            _ => {}
+        }
+        for answer in answers {
+            answer(&outcome);
+        }
+        committed
+    }
+
+    /// How long there is nothing to do unless somebody asks.
+    fn next_look(&self) -> Duration {
+        if self.demand == 0 {
+            return LOOK;
+        }
+        let due = self.store.next_due().unwrap_or_default();
+        due.map_or(LOOK, |due| {
+            let left = due.duration_since(Timestamp::now());
+            Duration::try_from(left).unwrap_or(Duration::ZERO).min(LOOK) + Duration::from_millis(1)
+        })
+    }
+}
+
+/// Does one verb in a savepoint of its own; its answer waits for the commit.
+fn act(
+    verb: Verb,
+    batch: &mut Batch<'_>,
+    carried: &mut u32,
+    answers: &mut Vec<Answer>,
+    closing: &mut Vec<Reply<()>>,
+) {
+    match verb {
+        Verb::Accept(arrivals, reply) => {
+            let done = batch.guarded(|batch| batch.accept(&arrivals));
+            answers.push(answer(reply, done));
+        }
+        Verb::Demand(_) => {}
+        Verb::Withdraw(reply) => answers.push(answer(reply, Ok(()))),
+        Verb::Started { id, attempt, pid } => {
+            // A courtesy to readers: the record of the end has the pid as well.
+            let _ = batch.guarded(|batch| batch.started(&id, attempt, pid));
+        }
+        Verb::Finish(finish, reply) => {
+            let done = batch.guarded(|batch| batch.finish(&finish));
+            if done.is_ok() {
+                *carried = carried.saturating_add(finish.demand);
+            }
+            answers.push(answer(reply, done));
+        }
+        Verb::BeginRun(claim, run, reply) => {
+            let done = batch.guarded(|batch| batch.begin_run(&claim, &run));
+            answers.push(answer(reply, done));
+        }
+        Verb::Unclaim(claim, until, reply) => {
+            let done = batch.guarded(|batch| batch.unclaim(&claim, until));
+            answers.push(answer(reply, done));
+        }
+        Verb::Cancel(id, reply) => {
+            let done = batch.guarded(|batch| batch.cancel(&id));
+            answers.push(answer(reply, done));
+        }
+        Verb::Retry(id, reply) => {
+            let done = batch.guarded(|batch| batch.retry(&id));
+            answers.push(answer(reply, done));
+        }
+        Verb::RetryFailed(reply) => {
+            let done = batch.guarded(Batch::retry_failed);
+            answers.push(answer(reply, done));
+        }
+        Verb::Probe(reply) => {
+            let done = batch.guarded(|batch| batch.probe());
+            answers.push(answer(reply, done));
+        }
+        Verb::Outbox(limit, reply) => {
+            let done = batch.guarded(|batch| batch.outbox(limit));
+            answers.push(answer(reply, done));
+        }
+        Verb::Delivered(entries) => {
+            // Undone, they are sent again: each message can be told twice.
+            let _ = batch.guarded(|batch| batch.delivered(&entries));
+        }
+        Verb::Prune(before, limit, reply) => {
+            let done = batch.guarded(|batch| batch.prune(before, limit));
+            answers.push(answer(reply, done));
+        }
+        Verb::Close(reply) => closing.push(reply),
+        #[cfg(test)]
+        Verb::LimitPages(pages, reply) => {
+            let done = batch.guarded(|batch| batch.limit_pages(pages));
+            answers.push(answer(reply, done));
+        }
+    }
+}
+
+fn answer<T: 'static>(reply: Reply<T>, done: Result<T, LedgerError>) -> Answer {
+    Box::new(move |outcome| {
+        let done = match outcome {
+            Ok(()) => done,
+            Err(error) => Err(LedgerError::Commit(Arc::clone(error))),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(done);
+    })
+}
+
+/// Answers a verb whose transaction could not even begin.
+fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
+    match verb {
+        Verb::Accept(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Withdraw(reply)
+        | Verb::Finish(_, reply)
+        | Verb::BeginRun(_, _, reply)
+        | Verb::Unclaim(_, _, reply)
+        | Verb::Probe(reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Cancel(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Retry(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::RetryFailed(reply) | Verb::Prune(_, _, reply) => {
+            answers.push(answer(reply, Err(LedgerError::Closed)));
+        }
+        Verb::Outbox(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Close(reply) => closing.push(reply),
+        #[cfg(test)]
+        Verb::LimitPages(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Demand(_) | Verb::Started { .. } | Verb::Delivered(_) => {}
+    }
+}
