@@ -11,4 +11,5 @@ pub mod log; // log lines
 pub mod outcome; // the vocabulary of endings
 pub mod payload; // bytes from outside → a job, or what is wrong, pure
 pub mod policy; // defaults and dispositions, pure
+pub mod signals; // what asks us to end
 pub mod slots; // one attempt in its own process tree // cron expressions, pure
