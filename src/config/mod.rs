@@ -2,6 +2,13 @@
 //!
 //! The only reader of the environment. Must not act on a setting.
 
+mod check;
+mod read;
+mod source;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,13 +16,16 @@ use std::time::Duration;
 
 use crate::job::{Limits, RetryOn, StartMethod, TaskType};
 
+pub use read::{ConfigError, ConfigErrors, SettingLine};
+pub use source::{Environment, Flag, Flags};
+
 /// Where Redis is. Its text is a secret: `Debug` hides a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
 
 impl RedisUrl {
-    /// Takes a URL that was checked before.
-    pub(crate) fn new(url: String) -> Self {
+    /// Takes a URL as it is; [`load`] checks the configured one.
+    pub fn new(url: String) -> Self {
         Self(url)
     }
 
@@ -193,4 +203,22 @@ pub struct Settings {
     pub task_types: BTreeMap<TaskType, TaskTypeSettings>,
     /// Jobs on a schedule.
     pub schedules: Vec<Schedule>,
+}
+
+/// Settings with where each came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// One line each, secrets hidden, for `doctor --settings`.
+    pub report: Vec<SettingLine>,
+}
+
+/// Reads the settings: defaults, then the file, then the environment, then flags.
+///
+/// # Errors
+/// Every fault there is, together.
+pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+    let sources = source::Sources::gather(flags, environment)?;
+    check::check(sources, environment)
 }

@@ -1,0 +1,196 @@
+//! Reading one setting at a time: its value or its fault, and its line for `doctor --settings`.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::source::{KEYS, Sources};
+use super::values::Shown;
+
+/// One setting with where it came from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SettingLine {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// Its value; secrets are hidden, durations are seconds.
+    pub value: Value,
+    /// `default`, `environment NAME`, `flag --name`, or the file.
+    pub origin: String,
+}
+
+/// One fault: which setting, what it is, what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {what}")]
+pub struct ConfigError {
+    origin: String,
+    what: String,
+}
+
+impl ConfigError {
+    pub(super) fn file(file: &str, what: &str) -> Self {
+        Self { origin: file.to_owned(), what: what.lines().collect::<Vec<_>>().join(" ") }
+    }
+}
+
+/// Every fault of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    pub(super) fn of(error: ConfigError) -> Self {
+        Self(vec![error])
+    }
+
+    /// How many faults there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, error) in self.0.iter().enumerate() {
+            if place > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Whether a value may be shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrecy {
+    Open,
+    /// Passwords in it are replaced.
+    Secret,
+}
+
+/// The state of reading.
+pub(super) struct Reading {
+    sources: Sources,
+    faults: Vec<ConfigError>,
+    lines: Vec<SettingLine>,
+}
+
+impl Reading {
+    pub(super) fn new(sources: Sources) -> Self {
+        let mut reading = Self { sources, faults: Vec::new(), lines: Vec::new() };
+        reading.refuse_unknown_keys();
+        reading
+    }
+
+    fn refuse_unknown_keys(&mut self) {
+        for found in &self.sources.in_file {
+            if KEYS.iter().any(|key| key.path == found) {
+                continue;
+            }
+            let nearest = KEYS
+                .iter()
+                .map(|key| (strsim::jaro_winkler(key.path, found), key.path))
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            let hint = match nearest {
+                Some((likeness, path)) if likeness > 0.75 => format!("; did you mean {path}?"),
+                _ => "; config/schedule.yaml lists all keys".to_owned(),
+            };
+            let what = format!("{found} is not a known key{hint}");
+            self.faults.push(ConfigError::file(&self.sources.file, &what));
+        }
+    }
+
+    /// Reads a setting that has a default.
+    pub(super) fn read<T: Shown>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        right: &str,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> T {
+        match self.set(key, Secrecy::Open, right, parse) {
+            Some(value) => value,
+            None => {
+                self.lines.push(SettingLine {
+                    key,
+                    value: default.shown(),
+                    origin: "default".into(),
+                });
+                default
+            }
+        }
+    }
+
+    /// Reads a setting; `None`: it is not set, or wrong, which is noted.
+    pub(super) fn set<T: Shown>(
+        &mut self,
+        key: &'static str,
+        secrecy: Secrecy,
+        right: &str,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let origin = self.sources.origin(key)?;
+        let found = self.sources.figment.find_value(key).ok()?;
+        let value: Value = found.deserialize().unwrap_or(Value::Null);
+        if value.is_null() {
+            return None;
+        }
+        let hidden = |value: Value| match secrecy {
+            Secrecy::Open => value,
+            Secrecy::Secret => value.as_str().map_or(Value::Null, |text| mask(text).into()),
+        };
+        let parsed = parse(&value);
+        match &parsed {
+            Some(parsed) => {
+                let value = hidden(parsed.shown());
+                self.lines.push(SettingLine { key, value, origin });
+            }
+            None => {
+                let shown = hidden(value).to_string();
+                let shown: String = shown.chars().take(200).collect();
+                let what = format!("{key} is {shown}; it must be {right}");
+                self.faults.push(ConfigError { origin, what });
+            }
+        }
+        parsed
+    }
+
+    /// Adds the line of a setting that is not set.
+    pub(super) fn unset(&mut self, key: &'static str, value: Value) {
+        if !self.lines.iter().any(|line| line.key == key) {
+            self.lines.push(SettingLine { key, value, origin: "default".into() });
+        }
+    }
+
+    /// Notes a fault between settings.
+    pub(super) fn fault(&mut self, key: &str, what: String) {
+        let origin = self.sources.origin(key).unwrap_or_else(|| "default".to_owned());
+        self.faults.push(ConfigError { origin, what });
+    }
+
+    /// All lines in the order of the settings, or all faults.
+    pub(super) fn finish(mut self) -> Result<Vec<SettingLine>, ConfigErrors> {
+        if !self.faults.is_empty() {
+            return Err(ConfigErrors(self.faults));
+        }
+        let place = |line: &SettingLine| KEYS.iter().position(|key| key.path == line.key);
+        self.lines.sort_by_key(place);
+        Ok(self.lines)
+    }
+}
+
+/// A URL without its password.
+pub(super) fn mask(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    // A password may hold an `@`: the last one before the path ends it.
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..authority].rsplit_once('@') {
+        None => url.to_owned(),
+        Some((who, host)) => {
+            let user = who.split_once(':').map_or("", |(user, _)| user);
+            format!("{scheme}://{user}:***@{host}{}", &rest[authority..])
+        }
+    }
+}
