@@ -1,12 +1,13 @@
 """The smallest complete tool: typed parameters, progress, an event, a result. Copy it to begin a new one."""
 
 import time
+from typing import Any
 
 try:
     from executor_shim import emit, progress
 except ImportError:  # outside the executor, so that `python3 tools/example_tool.py` works too
 
-    def emit(name: str, /, **fields: object) -> None:
+    def emit(name: str, /, **fields: Any) -> None:
         """Show the event, as nobody else listens."""
         print(name, fields)
 

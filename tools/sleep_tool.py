@@ -1,6 +1,7 @@
 """Takes its time: for trying out timeouts, cancellation and shutdown."""
 
 import time
+from typing import Any
 
 try:
     from executor_shim import partial, progress
@@ -9,7 +10,7 @@ except ImportError:  # outside the executor
     def progress(done: float, total: float | None = None) -> None:
         """Do nothing: nobody listens."""
 
-    def partial(value: object) -> None:
+    def partial(value: Any) -> None:
         """Do nothing: nobody listens."""
 
 
