@@ -5,8 +5,9 @@ import time
 
 def fails(customer_id: int) -> None:
     """Raise, with a cause."""
+    portals: dict[int, str] = {}
     try:
-        {}["portal"]
+        print(portals[customer_id])
     except KeyError as error:
         raise RuntimeError(f"no portal is configured for customer {customer_id}") from error
 
