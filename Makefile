@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .PHONY: help build run test lint fmt bench demo setup redis
 
 BIN := .venv/bin
-PYTHON_SOURCES := python_shim/executor_shim tasks tools
+PYTHON_SOURCES := python_shim/executor_shim tasks tools scripts/demo.py
 SCRIPTS := $(wildcard scripts/*.sh benches/*.sh) .ci/run
 
 help: ## list the targets
@@ -24,13 +24,14 @@ test: setup redis ## all tests, Rust and Python, against a real Redis and a real
 	$(BIN)/pytest -c python_shim/pyproject.toml python_shim/executor_shim/tests
 	$(BIN)/pytest -q -p no:cacheprovider tests/python
 
-lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax
+lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict --config-file python_shim/pyproject.toml $(PYTHON_SOURCES)
 	for script in $(SCRIPTS); do bash -n "$$script"; done
+	bash scripts/verify-unit.sh packaging/executor.service
 
 fmt: setup ## format Rust and Python
 	cargo fmt

@@ -7,6 +7,7 @@ SIGTERM. Exit 0 if all went as it should, else 1 with the end of the executor's 
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -68,7 +69,8 @@ class Redis:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS)
-        self._replies = self._socket.makefile("rb")
+        # Unbuffered, so that what `select` says of the socket is all there is.
+        self._replies = self._socket.makefile("rb", buffering=0)
 
     def call(self, *words: str) -> Any:
         """Send a command and return its reply."""
@@ -77,9 +79,12 @@ class Redis:
         self._socket.sendall(message)
         return self.read()
 
-    def read(self, timeout: float = DEADLINE_SECONDS) -> Any:
+    def has_reply(self, timeout: float) -> bool:
+        """Wait for the next message, at most `timeout` seconds."""
+        return bool(select.select([self._socket], [], [], timeout)[0])
+
+    def read(self) -> Any:
         """Return the next reply or message."""
-        self._socket.settimeout(max(timeout, 0.01))
         line = self._replies.readline()
         if not line:
             raise SurpriseError("Redis closed the connection")
@@ -89,10 +94,16 @@ class Redis:
         if kind == b":":
             return int(rest)
         if kind == b"$":
-            return None if rest == b"-1" else self._replies.read(int(rest) + 2)[:-2].decode()
+            return None if rest == b"-1" else self._bulk(int(rest))
         if kind == b"*":
-            return [self.read(timeout) for _ in range(int(rest))]
+            return [self.read() for _ in range(int(rest))]
         return rest.decode()
+
+    def _bulk(self, size: int) -> str:
+        content = b""
+        while len(content) < size + 2:
+            content += self._replies.read(size + 2 - len(content)) or b""
+        return content[:-2].decode()
 
 
 class Board:
@@ -167,14 +178,12 @@ def environment(directory: Path, port: int) -> dict[str, str]:
 
 def events(subscriber: Redis, deadline: float, serve: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
     """Messages on `executor:job_events`, until the deadline."""
-    while True:
-        try:
-            message = subscriber.read(deadline - time.monotonic())
-        except TimeoutError:
-            raise SurpriseError(f"not all jobs ended within {DEADLINE_SECONDS} s") from None
-        if serve.poll() is not None:
+    while time.monotonic() < deadline:
+        if subscriber.has_reply(0.2):
+            yield json.loads(subscriber.read()[2])
+        elif serve.poll() is not None:
             raise SurpriseError(f"the executor left with exit code {serve.returncode}")
-        yield json.loads(message[2])
+    raise SurpriseError(f"not all jobs ended within {DEADLINE_SECONDS} s")
 
 
 def watch(subscriber: Redis, serve: subprocess.Popen[bytes]) -> None:
@@ -192,7 +201,7 @@ def watch(subscriber: Redis, serve: subprocess.Popen[bytes]) -> None:
 
 def show(executor: Path, name: str, env: dict[str, str], directory: Path) -> dict[str, Any]:
     """The ledger's row of a job."""
-    command = [executor, "job", "show", name, "--json"]
+    command = [str(executor), "job", "show", name, "--json"]
     shown = subprocess.run(command, env=env, cwd=directory, capture_output=True, text=True, timeout=20, check=False)
     if shown.returncode != 0:
         raise SurpriseError(f"`executor job show {name}` failed: {shown.stderr.strip()}")
@@ -252,7 +261,12 @@ def demonstrate(executor: Path, directory: Path, processes: list[subprocess.Pope
     subscriber.call("SUBSCRIBE", "executor:job_events")
     with (directory / "executor.log").open("wb") as log:
         serve = subprocess.Popen(
-            [executor, "serve"], env=env, cwd=directory, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [str(executor), "serve"],
+            env=env,
+            cwd=directory,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     processes.append(serve)
     print(f"executor serve is process {serve.pid}; {len(JOBS)} jobs go on the Redis list executor:jobs\n")
