@@ -1,0 +1,56 @@
+# Everything a developer runs. `make` alone lists the targets.
+# On a machine with cargo, python3, make and Debian's packages, `make test` and `make demo` fetch what else they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build run test lint fmt bench demo setup redis
+
+BIN := .venv/bin
+PYTHON_SOURCES := python_shim/executor_shim tasks tools scripts/demo.py
+SCRIPTS := $(wildcard scripts/*.sh benches/*.sh) .ci/run
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build the release binary, target/release/executor
+	cargo build --release
+
+run: build redis ## serve with the settings of the environment and config/schedule.yaml
+	target/release/executor serve
+
+test: setup redis ## all tests, Rust and Python, against a real Redis and a real python3
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run && cargo test --doc; else cargo test; fi
+	$(BIN)/pytest -c python_shim/pyproject.toml python_shim/executor_shim/tests
+	$(BIN)/pytest -q -p no:cacheprovider tests/python
+
+lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict --config-file python_shim/pyproject.toml $(PYTHON_SOURCES)
+	for script in $(SCRIPTS); do bash -n "$$script"; done
+	bash scripts/verify-unit.sh packaging/executor.service
+
+fmt: setup ## format Rust and Python
+	cargo fmt
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: build setup redis ## measure what the README quotes
+	$(BIN)/python benches/bench.py
+
+demo: redis ## jobs that succeed, fail, hang and crash, live, in under a minute (DEMO_PROFILE=debug: the debug build)
+	cargo build $(if $(filter debug,$(DEMO_PROFILE)),,--release)
+	python3 scripts/demo.py
+
+setup: .venv/ready ## the Python tools of tests and lint, in .venv
+
+.venv/ready: python_shim/requirements-dev.txt scripts/ensure-venv.sh
+	bash scripts/ensure-venv.sh .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+redis:
+	@bash scripts/ensure-redis.sh

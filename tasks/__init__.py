@@ -1,0 +1,1 @@
+"""The tasks the executor may run: one package or module each."""

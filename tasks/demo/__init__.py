@@ -1,0 +1,1 @@
+"""Jobs that end badly on purpose, for `make demo`."""

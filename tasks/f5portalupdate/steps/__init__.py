@@ -1,0 +1,1 @@
+"""The three steps: extract reads, transform decides, load writes."""
