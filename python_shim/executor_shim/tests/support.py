@@ -197,17 +197,22 @@ class Live:
             code = self.process.returncode
         else:
             code = os.waitstatus_to_exitcode(int.from_bytes(os.read(self.said, 4), "little"))
-            os.close(self.said)
+        self.finish_reading()
+        dump = os.pread(self.dump, 1 << 20, 0) if self.dump is not None else b""
+        self.close()
+        frames = [json.loads(line) for line in self.output("frames").splitlines()]
+        return Ended(frames, self.output("stdout"), self.output("stderr"), dump, code)
+
+    def finish_reading(self):
         for reader in self._readers:
             reader.join(PATIENCE)
             assert not reader.is_alive(), "somebody holds a pipe open"
+
+    def close(self):
         self.ctl.close()
-        dump = b""
-        if self.dump is not None:
-            dump = os.pread(self.dump, 1 << 20, 0)
-            os.close(self.dump)
-        frames = [json.loads(line) for line in self.output("frames").splitlines()]
-        return Ended(frames, self.output("stdout"), self.output("stderr"), dump, code)
+        for descriptor in (self.said, self.dump):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def callable_target(text):
