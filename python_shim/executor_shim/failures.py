@@ -75,10 +75,12 @@ def _complain(line: str) -> None:
 
 
 def _traceback(error: BaseException) -> str:
-    try:
-        return _formatted(error)
-    except BaseException as fault:  # out of memory, a class that misbehaves
-        return f"{type(error).__name__}: {_safely(str, error)}\n(no traceback: {type(fault).__name__})\n"
+    for form in (_formatted, _bare):  # the second for want of memory, and for classes that misbehave
+        try:
+            return form(error)
+        except BaseException as error_in_form:
+            fault = type(error_in_form).__name__
+    return f"{type(error).__name__}: {_safely(str, error)}\n(no traceback: {fault})\n"
 
 
 def _formatted(error: BaseException) -> str:
@@ -93,6 +95,14 @@ def _formatted(error: BaseException) -> str:
         todo.extend(inner for inner in (one.__cause__, one.__context__) if inner is not None)
         todo.extend(getattr(one, "exceptions", None) or ())
     return "".join(whole.format())
+
+
+def _bare(error: BaseException) -> str:
+    import traceback
+
+    stack = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_own(frame.filename)]
+    lines = "".join(traceback.format_list(stack))
+    return f"Traceback (most recent call last):\n{lines}{type(error).__name__}: {_safely(str, error)}\n"
 
 
 def _is_own(filename: str) -> bool:

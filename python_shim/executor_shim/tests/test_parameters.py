@@ -1,7 +1,7 @@
 """Parameters against signatures and plain annotations."""
 
 import functools
-from typing import Annotated, Any, Dict, List, Optional, Union  # noqa: UP035
+from typing import Annotated, Any, Dict, List, Union  # noqa: UP035
 
 import pytest
 
@@ -14,9 +14,9 @@ def free(a, **rest: int): ...
 def nothing(): ...
 def positional(a, /, b=1): ...
 def positional_default(a=1, /, **rest): ...
-def late(n: "int", m: "Optional[float]" = None, o: "int | None" = 1, q: "NotThere" = 1): ...  # noqa: F821
+def late(n: "int", m: "float | None" = None, o: "int | None" = 1, q: "NotThere" = 1): ...  # noqa: F821
 def containers(a: list[int], b: dict[str, int], c: List[int], d: Dict[str, int], e: list, f: dict): ...  # noqa: UP006
-def unions(a: Optional[int], b: float | None, c: Union[int, str], d: Any, e: Annotated[int, 1]): ...  # noqa: UP007
+def unions(a: int | None, b: float | None, c: Union[int, str], d: Any, e: Annotated[int, 1]): ...  # noqa: UP007
 def implicit(x: int = None): ...  # noqa: RUF013
 def numbers(i: int = 0, f: float = 0.0, b: bool = False, s: str = ""): ...
 
@@ -87,7 +87,11 @@ def test_fits(function, given):
         (Method().free, {"self": 1}, "f: unexpected parameter 'self'; it is the instance's own"),
         (Method.made, {"y": 1}, "f: parameter 'y' must be str, not int"),
         *(
-            (containers, {"a": [], "b": {}, "c": [], "d": {}, "e": [], "f": {}} | {key: 1}, f"f: parameter '{key}' must")
+            (
+                containers,
+                {"a": [], "b": {}, "c": [], "d": {}, "e": [], "f": {}} | {key: 1},
+                f"f: parameter '{key}' must",
+            )
             for key in "abcdef"
         ),
     ],
@@ -101,7 +105,9 @@ def test_does_not_fit(function, given, says):
 
 
 def test_a_run_with_wrong_parameters_never_calls(runs):
-    runs.task("tasks/p.py", "def run(n: int):\n    print('called')\nclass C:\n    def run(self, n: int): print('called')\n")
+    runs.task(
+        "tasks/p.py", "def run(n: int):\n    print('called')\nclass C:\n    def run(self, n: int): print('called')\n"
+    )
     for target in ("tasks.p:run", "tasks.p:C.run"):
         ended = runs.call(target, {"n": "1"})
         assert (ended.result["kind"], ended.result["error_type"]) == ("unfit", "InvalidParametersError")

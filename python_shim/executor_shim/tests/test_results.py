@@ -46,14 +46,17 @@ def test_what_is_told_survives_a_kill(runs):
 
 
 def test_async_functions_are_awaited(runs):
-    ended = runs.call_source("""
+    ended = runs.call_source(
+        """
         import asyncio
         from executor_shim import emit
         async def run(x):
             await asyncio.sleep(0)
             await asyncio.gather(*(asyncio.to_thread(emit, 'e', n=n) for n in range(3)))
             return x
-    """, {"x": [1, 2]})
+    """,
+        {"x": [1, 2]},
+    )
     assert ended.value == [1, 2]
     assert sorted(f["fields"]["n"] for f in ended.kinds("emit")) == [0, 1, 2]
     assert ended.kinds("items")[-1] == {"t": "items", "count": 2}
@@ -168,7 +171,6 @@ def test_partial_results_of_an_exception(runs):
         ("raise type('TimeoutError', (Exception,), {})()", True),
         ("raise type('ReadTimeout', (type('ConnectionError', (OSError,), {}),), {})()", True),
         ("raise ValueError() from ConnectionRefusedError()", True),
-        ("raise ValueError() from KeyError() from None", None),
         ("e = ValueError(); e.reason = TimeoutError(); raise e", True),
         ("e = ValueError(); e.reason = 'TimeoutError'; raise e", False),
         ("e = ValueError(); e.__cause__ = KeyError(); e.__cause__.__cause__ = TimeoutError(); raise e", True),
@@ -180,8 +182,6 @@ def test_partial_results_of_an_exception(runs):
     ],
 )
 def test_transient(forked, raised, transient):
-    if transient is None:
-        return
     result = forked.call_source(f"def run():\n    {raised}\n").result
     assert (result["kind"], result["transient"]) == ("raised", transient)
 
@@ -197,7 +197,11 @@ def test_strange_exceptions(forked):
         ("raise UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "UnicodeDecodeError", "'utf-8' codec"),
         ("raise ValueError('\\ud800')", "ValueError", "\ufffd"),
         ("raise ValueError('x' * 100_000)", "ValueError", "x" * 1999),
-        ("class E(Exception):\n        def __str__(self): raise TypeError\n    raise E", "E", "<its text cannot be had"),
+        (
+            "class E(Exception):\n        def __str__(self): raise TypeError\n    raise E",
+            "E",
+            "<its text cannot be had",
+        ),
         ("class E(Exception):\n        def __getattr__(self, n): raise E\n    raise E('x')", "E", "x"),
         ("class E(Exception):\n        __module__ = 'other.place'\n    raise E('x')", "E", "x"),
         ("def deep(): deep()\n    deep()", "RecursionError", "maximum recursion"),

@@ -7,6 +7,7 @@ import decimal
 import enum
 import json
 import pathlib
+import typing
 import uuid
 
 import pytest
@@ -18,7 +19,7 @@ from executor_shim import values
 class Point:
     x: int
     inner: object = None
-    SHARED: "dataclasses.ClassVar" = 3  # noqa: RUF009
+    SHARED: typing.ClassVar[int] = 3
 
 
 class Colour(enum.IntEnum):
@@ -62,7 +63,7 @@ ZONED = datetime.datetime(2026, 3, 8, 10, 0, 0, 5, tzinfo=datetime.UTC)
         (Point(1, Point(2, {DAY})), {"x": 1, "inner": {"x": 2, "inner": ["2026-03-08"]}}),
         ([NAN, INF, -INF, 1.5], [None, None, None, 1.5]),
         ({"a": NAN, "b": Point(NAN)}, {"a": None, "b": {"x": None, "inner": None}}),
-        ({1: "a", 1.5: "b", None: "c", True: "d"}, {"1": "d", "1.5": "b", "null": "c"}),
+        ({1: "a", 1.5: "b", None: "c", False: "d"}, {"1": "a", "1.5": "b", "null": "c", "false": "d"}),
         ({1: "a", NAN: "b"}, {"1": "a", "nan": "b"}),
         (Colour.RED, 1),
         (Word.ONE, "one"),
@@ -111,7 +112,7 @@ CIRCLE.append({"me": CIRCLE})
         (CIRCLE, "result[0]['me'] contains itself"),
         (nested(101), "is nested more than 100 levels deep"),
         (nested(100_000), "is nested more than 100 levels deep"),
-        ({NAN, Foo}, "result[1] is a type"),
+        ([NAN, Foo], "result[1] is a type"),
         (range(3), "result is a range"),
         (memoryview(b"x"), "result is a memoryview"),
     ],
@@ -119,7 +120,7 @@ CIRCLE.append({"me": CIRCLE})
 def test_no_form(value, says):
     with pytest.raises(values.NoJsonForm) as caught:
         values.text_of(value, "result")
-    assert says in str(caught.value) or "is a type" in says
+    assert says in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
@@ -159,7 +160,7 @@ def test_a_summary_keeps_scalars_cuts_strings_and_counts_lists():
     assert size == len(values.text_of(value, "result").encode())
     short = json.loads(text)
     assert len(text.encode()) <= 10240
-    assert short.pop("long").rstrip("ü") == "…"
+    assert short.pop("long").lstrip("ü") == "…"
     assert short == {
         "n": 7,
         "f": 2.5,
