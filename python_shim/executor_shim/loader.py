@@ -10,7 +10,7 @@ from _frozen_importlib_external import SourceFileLoader
 from posix import getcwd
 
 from .errors import Unfit
-from .sources import Roots, SourceFinder, inside, is_file, locate
+from .sources import Roots, SourceFinder, compile_ahead, inside, is_file, load_chain, locate, spec_of_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Found:
         return self.function.__get__(self.cls(), self.cls)  # type: ignore[no-any-return]
 
 
-def configure(tasks_path: str, tools_path: str, allowed: "list[str]") -> None:
-    """Say where targets are. Once per process, before any code of the user's runs."""
+def configure(tasks_path: str, tools_path: str, allowed: "list[str]", *, forks: bool) -> None:
+    """Say where targets are. Once per process, before any code of the user's runs; `forks`: it will fork the runs."""
     global _roots
     _roots = Roots(_absolute(tasks_path), _absolute(tools_path), tuple(allowed))
     for path in (_roots.tasks, _roots.tools):
@@ -54,6 +54,8 @@ def configure(tasks_path: str, tools_path: str, allowed: "list[str]") -> None:
     sys.path_hooks.insert(0, _roots.hook)
     sys.path_importer_cache.clear()
     sys.meta_path.insert(0, SourceFinder(_roots))
+    if forks:
+        compile_ahead(_roots)
 
 
 def load(target: "dict[str, Any]") -> Found:
@@ -92,7 +94,8 @@ def _load_tool(roots: Roots, name: str) -> Found:
     if TOOLS_PACKAGE not in sys.modules:
         sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, roots.tools)
     full_name = f"{TOOLS_PACKAGE}.{name}"
-    module = _import(full_name)
+    spec = spec_of_file(full_name, path)
+    module = _import(full_name, [spec])
     names = module.__dict__
     for function_name in (name, "run"):
         found = names.get(function_name)
@@ -128,8 +131,7 @@ def _load_callable(roots: Roots, module_name: str, class_name: "str | None", fun
             "ModuleNotAllowedError",
             f"{whole} is not allowed: {parts[0]} is not among ALLOWED_MODULES ({', '.join(roots.allowed)})",
         )
-    _check_place(roots, module_name, whole)
-    module = _import(module_name)
+    module = _import(module_name, _checked_place(roots, module_name, whole))
     if class_name is None:
         found = module.__dict__.get(function_name)
         if not callable(found) or isinstance(found, type):
@@ -139,8 +141,11 @@ def _load_callable(roots: Roots, module_name: str, class_name: "str | None", fun
     return _find_method(roots, module, class_name, function_name, whole)
 
 
-def _check_place(roots: Roots, name: str, whole: str) -> None:
-    """Refuse a module whose file, or that of a parent, is missing or a link out of its root."""
+def _checked_place(roots: Roots, name: str, whole: str) -> "list[ModuleSpec]":
+    """Where the module and its parents are; refused if a file is missing or a link out of its root.
+
+    Of an installed package nothing is said, as it is found in more ways than one.
+    """
     roots.fresh = name
     place = locate(roots, name)
     if place is None or not place[1][-1].has_location:
@@ -150,6 +155,7 @@ def _check_place(roots: Roots, name: str, whole: str) -> None:
         path = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
         if path is None or not inside(path, root):
             raise Unfit("ModuleNotAllowedError", f"{whole} is not allowed: {spec.name} is a link out of {root}")
+    return specs if root == roots.tasks else []
 
 
 def _find_method(roots: Roots, module: "ModuleType", class_name: str, name: str, whole: str) -> Found:
@@ -208,8 +214,11 @@ def _check_defined(found: "Any", module: "ModuleType", whole: str) -> None:
     )
 
 
-def _import(name: str) -> "ModuleType":
-    __import__(name)
+def _import(name: str, specs: "list[ModuleSpec]") -> "ModuleType":
+    if specs:
+        load_chain(specs)
+    else:
+        __import__(name)
     module = sys.modules[name]
     # A module may have put something else in its own place: then nothing of it can be checked.
     loader = getattr(getattr(module, "__spec__", None), "loader", None)

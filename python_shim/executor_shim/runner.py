@@ -60,7 +60,8 @@ def configure(config: "dict[str, Any]") -> None:
     shim = config.get("shim")
     if shim and shim not in sys.path:
         sys.path.append(shim)
-    loader.configure(config["tasks_path"], config["tools_path"], config["allowed"])
+    forks = config.get("start_method") != "spawn"
+    loader.configure(config["tasks_path"], config["tools_path"], config["allowed"], forks=forks)
     _provide_builtins()
     _set_streams()
     # Callables must look as if imported, and nothing of ours be found in `__main__`.
@@ -218,7 +219,8 @@ def _serve(body: bytes, channel: frames.Channel) -> int:
         request = _read(body)
         environment = request.get("env")
         if environment:
-            os.environ.update(environment)
+            for name, value in environment.items():
+                os.environ[name] = value
         executor_shim._context = executor_shim.Context(
             request["job_id"], request["attempt"], request.get("run_id"), request.get("experiment_id")
         )

@@ -5,23 +5,29 @@ size as an edited source would be taken for it. Allowed names are looked up in `
 """
 
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import ModuleSpec, module_from_spec
 from _frozen_importlib_external import (
     EXTENSION_SUFFIXES,
     ExtensionFileLoader,
     FileFinder,
     SourceFileLoader,
-    spec_from_file_location,
 )
-from posix import stat
+from posix import O_CLOEXEC, O_RDONLY, close, fstat, listdir, lstat, open, read, stat
 from posixpath import realpath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.abc import Loader
     from types import CodeType, ModuleType
 
-_KIND, _FILE, _DIRECTORY = 0o170000, 0o100000, 0o040000
+_KIND, _FILE, _DIRECTORY, _LINK = 0o170000, 0o100000, 0o040000, 0o120000
+
+
+# Sources compiled ahead by `compile_ahead`: path → the bytes, their code. Taken only for the very same bytes.
+_ahead: "dict[str, tuple[bytes, CodeType]]" = {}
+_MOST_AHEAD = 500  # files
+_LONGEST_AHEAD = 256 * 1024  # bytes of one
 
 
 class SourceLoader(SourceFileLoader):
@@ -29,8 +35,83 @@ class SourceLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> "CodeType":
         """The code of the module, from its source alone."""
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        path = self.path
+        data = _read(path)
+        known = _ahead.get(path)
+        if known is not None and known[0] == data:
+            return known[1]
+        return _compiled(data, path)
+
+
+def compile_ahead(roots: "Roots") -> None:
+    """In the process that forks the runs: compile what they may ask for. Runs nothing, and no fault is an error."""
+    todo = [(roots.tools, False), *((f"{roots.tasks}/{name}", True) for name in roots.allowed)]
+    while todo and len(_ahead) < _MOST_AHEAD:
+        directory, deep = todo.pop()
+        try:
+            names = sorted(listdir(directory))
+        except OSError:
+            continue
+        for name in names:
+            path = f"{directory}/{name}"
+            if name.endswith(".py"):
+                _compile_one(path)
+            elif deep and name.isidentifier() and not name.startswith("__") and _has_kind(path, _DIRECTORY):
+                todo.append((path, deep))
+
+
+def _compile_one(path: str) -> None:
+    try:
+        if is_file(path) and stat(path).st_size <= _LONGEST_AHEAD and len(_ahead) < _MOST_AHEAD:
+            data = _read(path)
+            _ahead[path] = data, _compiled(data, path)
+    except Exception:
+        return  # its run will tell
+
+
+def _compiled(data: bytes, path: str) -> "CodeType":
+    return compile(data, path, "exec", dont_inherit=True)
+
+
+def _read(path: str) -> bytes:
+    descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    try:
+        data = read(descriptor, fstat(descriptor).st_size + 1)
+        part = data
+        while part:  # until the end is seen
+            part = read(descriptor, 65536)
+            data += part
+        return data
+    finally:
+        close(descriptor)
+
+
+def load_chain(specs: "list[ModuleSpec]") -> None:
+    """Import modules and their parents, found by `locate`, in order: what `import` does, without a second search."""
+    parent: ModuleType | None = None
+    for spec in specs:
+        name = spec.name
+        if name not in sys.modules:
+            if spec.loader is None:
+                __import__(name)  # a directory without `__init__.py`
+            else:
+                _load(spec, spec.loader)
+                if parent is not None:
+                    setattr(parent, name.rpartition(".")[2], sys.modules[name])
+        parent = sys.modules[name]
+
+
+def _load(spec: ModuleSpec, loader: "Loader") -> None:
+    module = module_from_spec(spec)
+    spec._initializing = True  # type: ignore[attr-defined]  # for imports in a circle
+    sys.modules[spec.name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(spec.name, None)
+        raise
+    finally:
+        spec._initializing = False  # type: ignore[attr-defined]
 
 
 class Roots:
@@ -138,9 +219,9 @@ def _direct(name: str, path: "Sequence[str]") -> "ModuleSpec | None":
     for entry in path:
         base = f"{entry.rstrip('/')}/{tail}"
         if is_file(f"{base}/__init__.py"):
-            return _spec(name, f"{base}/__init__.py", [base])
+            return spec_of_file(name, f"{base}/__init__.py", [base])
         if is_file(f"{base}.py"):
-            return _spec(name, f"{base}.py", None)
+            return spec_of_file(name, f"{base}.py")
         if _has_kind(base, _DIRECTORY):
             namespace.append(base)
     if not namespace:
@@ -150,8 +231,12 @@ def _direct(name: str, path: "Sequence[str]") -> "ModuleSpec | None":
     return spec
 
 
-def _spec(name: str, path: str, locations: "list[str] | None") -> "ModuleSpec | None":
-    return spec_from_file_location(name, path, loader=SourceLoader(name, path), submodule_search_locations=locations)
+def spec_of_file(name: str, path: str, locations: "list[str] | None" = None) -> ModuleSpec:
+    """The spec of a module in the source `path`; of a package with `locations`."""
+    spec = ModuleSpec(name, SourceLoader(name, path), origin=path, is_package=locations is not None)
+    spec.submodule_search_locations = locations
+    spec.has_location = True
+    return spec
 
 
 def _anew(spec: "ModuleSpec | None") -> "ModuleSpec | None":
@@ -173,5 +258,15 @@ def _has_kind(path: str, kind: int) -> bool:
 
 
 def inside(path: str, root: str) -> bool:
-    """Whether `path` with all links followed is under `root` with all links followed."""
+    """Whether `path`, with all links followed, is under `root`, with all links followed."""
+    base = root.rstrip("/") + "/"
+    if path.startswith(base):
+        # Without a link below the root there is nothing to follow.
+        here = base[:-1]
+        for part in path[len(base) :].split("/"):
+            here = f"{here}/{part}"
+            if part in ("", ".", "..") or lstat(here).st_mode & _KIND == _LINK:
+                break
+        else:
+            return True
     return f"{realpath(path)}/".startswith(realpath(root).rstrip("/") + "/")
