@@ -5,8 +5,8 @@ Must not write frames but those that count items.
 
 import gc
 import io
-import os
 import sys
+from posix import _exit  # users may patch `os`
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ def finish() -> None:
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if stream is not None:
             _quietly(stream.flush)
+    _quietly(_flush_files)
+
+
+def _flush_files() -> None:
     # Files that were never closed are flushed as plain Python does when it takes its modules down.
     for one in gc.get_objects():
         if issubclass(type(one), (io.TextIOWrapper, io.BufferedWriter)) and not one.closed:
@@ -106,7 +110,11 @@ def _tolerantly(act: "Any") -> None:
     try:
         act()
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
+        _show(error)
+
+
+def _show(error: BaseException) -> None:
+    _quietly(lambda: sys.excepthook(type(error), error, error.__traceback__))
 
 
 def _quietly(act: "Any") -> None:
@@ -129,6 +137,6 @@ def leave_forked_child(error: BaseException | None) -> "NoReturn":
         code = error.code if isinstance(error.code, int) else 1
     elif error is not None:
         code = 1
-        _quietly(lambda: sys.excepthook(type(error), error, error.__traceback__))
+        _show(error)
     finish()
-    os._exit(code & 0xFF)
+    _exit(code & 0xFF)

@@ -7,3 +7,7 @@ class Unfit(Exception):
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
         self.error_type = error_type
+
+
+def sample() -> None:
+    """For the loader to rehearse with."""

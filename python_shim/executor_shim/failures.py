@@ -11,18 +11,7 @@ if TYPE_CHECKING:
 
 _TRANSIENT = frozenset(("ConnectionError", "TimeoutError"))
 _HERE = __file__.rpartition("/")[0] + "/"
-_OWN_FILES = frozenset(
-    _HERE + name
-    for name in (
-        "failures.py",
-        "keeper.py",
-        "loader.py",
-        "parameters.py",
-        "runner.py",
-        "sources.py",
-        "spawned.py",
-    )
-)
+_FOR_USERS = _HERE + "__init__.py"  # the only file whose frames say something to users
 
 
 def frame_of(error: BaseException) -> str:
@@ -106,7 +95,8 @@ def _bare(error: BaseException) -> str:
 
 
 def _is_own(filename: str) -> bool:
-    return filename in _OWN_FILES or filename.startswith("<frozen importlib")
+    own = filename.startswith(_HERE) and filename != _FOR_USERS
+    return own or filename.startswith("<frozen importlib")
 
 
 def _safely(convert: "Any", value: "Any") -> str:

@@ -7,11 +7,11 @@ size as an edited source would be taken for it. Allowed names are looked up in `
 import sys
 from _frozen_importlib import ModuleSpec, module_from_spec
 from _frozen_importlib_external import (
-    EXTENSION_SUFFIXES,
     ExtensionFileLoader,
     FileFinder,
     SourceFileLoader,
 )
+from _imp import extension_suffixes
 from posix import O_CLOEXEC, O_RDONLY, close, fstat, listdir, lstat, open, read, stat
 from posixpath import realpath
 
@@ -43,8 +43,17 @@ class SourceLoader(SourceFileLoader):
         return _compiled(data, path)
 
 
-def compile_ahead(roots: "Roots") -> None:
+def compile_ahead(roots: "Roots", first: str) -> None:
     """In the process that forks the runs: compile what they may ask for. Runs nothing, and no fault is an error."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a source that warns is left to its run, which shows the warning
+        _compile_one(first)
+        _compile_all(roots)
+
+
+def _compile_all(roots: "Roots") -> None:
     todo = [(roots.tools, False), *((f"{roots.tasks}/{name}", True) for name in roots.allowed)]
     while todo and len(_ahead) < _MOST_AHEAD:
         directory, deep = todo.pop()
@@ -127,7 +136,7 @@ class Roots:
         """For `sys.path_hooks`: how modules in the directory `path` are found, if it is one of ours."""
         if not self.is_ours(path):
             raise ImportError("not a directory of tools or tasks", path=path)
-        return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, [".py"]))
+        return FileFinder(path, (ExtensionFileLoader, extension_suffixes()), (SourceLoader, [".py"]))
 
     def is_ours(self, path: str) -> bool:
         """Whether modules in the directory `path` are to be compiled anew."""

@@ -253,3 +253,41 @@ def test_the_loop_of_the_tests_is_untouched():
         return executor_shim.context().attempt
 
     assert asyncio.run(told()) == 1
+
+
+def test_no_frame_of_the_shim_is_shown_but_what_the_user_called(forked):
+    for source in ("def run():\n    yield 1\n    1 / 0\n", "async def run():\n    yield 1\n    1 / 0\n"):
+        result = forked.call_source(source).result
+        assert result["error_type"] == "ZeroDivisionError"
+        assert "executor_shim" not in result["traceback"]
+        assert "in run\n    1 / 0" in result["traceback"]
+    result = forked.call_source("from executor_shim import emit\ndef run():\n    emit('x', y=object())\n").result
+    assert result["error"] == "fields['y'] is a object, which has no JSON form"
+    assert result["traceback"].count("executor_shim/") == 1
+
+
+def test_patched_modules_do_not_stop_the_end(runs):
+    ended = runs.call_source("""
+        import atexit, gc, os, sys, threading
+        def broken(*_, **__):
+            raise RuntimeError('patched')
+        def run():
+            os._exit = os.getpid = os.fstat = os.write = gc.get_objects = threading._shutdown = broken
+            sys.excepthook = broken
+            return 1
+    """)
+    assert (ended.value, ended.code) == (1, 0)
+
+
+def test_a_warning_of_the_compiler_is_shown_in_every_run(runs):
+    runs.tool("warns", "def run():\n    return 1 is 1\n")
+    for _ in range(2):
+        assert b"SyntaxWarning" in runs.call("warns").stderr
+
+
+def test_an_edit_after_the_fork_is_seen(runs):
+    runs.tool("probe", "def run(): return 1\n")
+    live = runs.start()
+    runs.tool("probe", "def run(): return 2\n")
+    live.send("probe")
+    assert live.wait().value == 2
