@@ -65,7 +65,7 @@ def configure(config: "dict[str, Any]") -> None:
     _result_limit = min(int(config["result_max_bytes"]), frames.LONGEST_VALUE)
     _stack_signal = int(config["stack_signal"])
     if config.get("sys_path") is not None:
-        sys.path[:] = config["sys_path"]
+        _stand_in_for_site(config)
     shim = config.get("shim")
     if shim and shim not in sys.path:
         sys.path.append(shim)
@@ -83,6 +83,18 @@ def configure(config: "dict[str, Any]") -> None:
         for _ in range(_REHEARSALS):
             _rehearse(null)
         os.close(null)
+
+
+def _stand_in_for_site(config: "dict[str, Any]") -> None:
+    """Make an interpreter started with `-I -S` what the configured one said it is; `site` itself is dear."""
+    sys.path[:] = config["sys_path"]
+    for name in ("executable", "prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
+        if config.get(name):
+            setattr(sys, name, config[name])
+    if config.get("run_site"):  # a `.pth` file of the installation wants to run code, as editable installs do
+        import site
+
+        site.main()
 
 
 def _rehearse(null: int) -> None:
