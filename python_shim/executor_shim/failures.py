@@ -17,7 +17,8 @@ _FOR_USERS = _HERE + "__init__.py"  # the only file whose frames say something t
 def frame_of(error: BaseException) -> str:
     """The last frame of an attempt that ended with `error`. Never raises."""
     if isinstance(error, Unfit):
-        return frames.failed("unfit", error.error_type, str(error), f"{error.error_type}: {error}\n")
+        hint = f"{error.hint}\n" if error.hint else ""
+        return frames.failed("unfit", error.error_type, str(error), f"{error.error_type}: {error}\n{hint}")
     if isinstance(error, SystemExit):
         message = f"the callable left by sys.exit({_safely(repr, error.code)})"
         return frames.failed("exited", "CrashedError", message, _traceback(error), partial=_partial(error))

@@ -215,7 +215,8 @@ def test_what_is_wrong_with_a_tool(forked):
     forked.tool("empty", "x = 1\n")
     result = forked.call("empty").result
     assert result["error_type"] == "ToolError"
-    assert result["error"].startswith("Tool empty has no callable function")
+    assert result["error"] == "Tool empty has no callable function"
+    assert "Define `empty` or `run` in" in result["traceback"]
     forked.tool("borrowed", "from os import system as run\n")
     assert forked.call("borrowed").result["error_type"] == "ModuleNotAllowedError"
     forked.tool("tuned", "import os as tuned\ndef run(): return 1\n")
