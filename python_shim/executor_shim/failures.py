@@ -22,6 +22,8 @@ def frame_of(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         message = f"the callable left by sys.exit({_safely(repr, error.code)})"
         return frames.failed("exited", "CrashedError", message, _traceback(error), partial=_partial(error))
+    if isinstance(error, MemoryError):
+        _let_go(error)
     name = type(error).__name__
     return frames.failed(
         "raised",
@@ -55,6 +57,22 @@ def _partial(error: BaseException) -> str:
     except Exception as fault:
         _complain(f"partial_results not kept: {_safely(str, fault)}")
         return "null"
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of a stack hold, so that there is memory to tell of it."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        trace = one.__traceback__
+        while trace is not None:
+            try:
+                trace.tb_frame.clear()
+            except RuntimeError:
+                pass  # still running: the shim's own
+            trace = trace.tb_next
+        one = one.__context__ if one.__cause__ is None else one.__cause__
 
 
 def _complain(line: str) -> None:
