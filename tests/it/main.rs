@@ -1,0 +1,3 @@
+//! One integration binary: real processes, real python.
+
+mod slots;
