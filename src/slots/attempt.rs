@@ -66,6 +66,8 @@ struct Attempt<'a> {
     slot: &'a Slot,
     process: &'a Process,
     frames: AsyncFd<OwnedFd>,
+    /// Somebody may still write frames.
+    open: bool,
     dump: OwnedFd,
     decoder: Decoder,
     watch: Watch,
@@ -163,6 +165,7 @@ impl<'a> Attempt<'a> {
             process,
             frames,
             dump,
+            open: true,
             decoder: Decoder::default(),
             watch: Watch::new(options.limits, baseline, setup.tick),
             baseline,
@@ -214,7 +217,7 @@ impl<'a> Attempt<'a> {
                     }
                     self.decode(events).await;
                 }
-                ready = self.frames.readable(), if self.stalled.is_none() && !self.is_broken() => {
+                ready = self.frames.readable(), if self.stalled.is_none() && self.open && !self.is_broken() => {
                     drop(ready);
                     self.read_frames(read_ready, events).await;
                 }
@@ -292,7 +295,12 @@ impl<'a> Attempt<'a> {
     ) -> bool {
         let mut chunk = [0; 16 << 10];
         match read(&self.frames, &mut chunk) {
-            Ok(0) | Err(_) => false,
+            // A closed pipe stays readable: it must not be waited for again.
+            Ok(0) => {
+                self.open = false;
+                false
+            }
+            Err(_) => false,
             Ok(n) => {
                 self.decoder.feed(&chunk[..n]);
                 self.decode(events).await;
