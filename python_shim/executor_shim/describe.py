@@ -1,0 +1,40 @@
+"""What `executor tool check` says of a callable: loaded, never called."""
+
+import inspect
+
+from . import parameters
+from .errors import Unfit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .loader import Found
+
+
+def description(found: "Found") -> "dict[str, Any]":
+    """Name, signature and doc of the callable; raises `Unfit` if its class cannot be made without arguments."""
+    function = found.function
+    if found.cls is not None:
+        fault = parameters.zero_arguments_fault(found.cls)
+        if fault:
+            raise Unfit(
+                "ToolError",
+                f"{found.name}: {found.cls.__qualname__} cannot be made without arguments: {fault}",
+            )
+    return {
+        "callable": found.name,
+        "kind": found.kind,
+        "signature": _signature(function, found.cls is not None),
+        "doc": inspect.getdoc(function),
+    }
+
+
+def _signature(function: "Any", is_method: bool) -> str | None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    if is_method:  # without the instance's own parameter
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    return str(signature)

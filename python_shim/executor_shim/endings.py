@@ -1,0 +1,142 @@
+"""What happens between the callable's return and the result frame, and how a process leaves like plain Python.
+
+Must not write frames but those that count items.
+"""
+
+import gc
+import io
+import sys
+from posix import _exit  # users may patch `os`
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from typing import Any, NoReturn
+
+    from .frames import Channel
+
+
+# --- the result ------------------------------------------------------------------------------------------------
+
+
+def settled(result: "Any", channel: "Channel") -> "Any":
+    """The result itself: awaited, or consumed if it is a generator or an iterator. Tells how many items it has."""
+    kind = type(result)
+    if hasattr(kind, "__await__") or _is_async_iterator(kind):
+        import asyncio
+
+        result = asyncio.run(_settled_async(result, channel))
+        kind = type(result)
+    if hasattr(kind, "__next__") and hasattr(kind, "__iter__"):
+        return _consumed(result, channel)
+    count = _item_count(result)
+    if count is not None:
+        channel.items(count)
+    return result
+
+
+def _is_async_iterator(kind: type) -> bool:
+    return hasattr(kind, "__anext__") and hasattr(kind, "__aiter__")
+
+
+async def _settled_async(result: "Any", channel: "Channel") -> "Any":
+    while hasattr(type(result), "__await__"):
+        result = await result
+    if _is_async_iterator(type(result)):
+        return await _consumed_async(result, channel)
+    return result
+
+
+async def _consumed_async(iterator: "AsyncIterator[Any]", channel: "Channel") -> "list[Any]":
+    found: list[Any] = []
+    channel.items(0)
+    async for item in iterator:
+        found.append(item)
+        channel.items(len(found))
+    return found
+
+
+def _consumed(iterator: "Iterator[Any]", channel: "Channel") -> "list[Any]":
+    found: list[Any] = []
+    channel.items(0)
+    for item in iterator:
+        found.append(item)
+        channel.items(len(found))
+    return found
+
+
+def _item_count(result: "Any") -> int | None:
+    """Length of any iterable that is not str or dict; of a dict its `count`, else the length of its `items`."""
+    if isinstance(result, dict):
+        count = result.get("count")
+        if isinstance(count, int) and not isinstance(count, bool):
+            return count if 0 <= count < 1 << 64 else None
+        result = result.get("items")
+        if isinstance(result, dict):
+            return len(result)
+    kind = type(result)
+    if isinstance(result, str) or not (hasattr(kind, "__len__") and hasattr(kind, "__iter__")):
+        return None
+    try:
+        return len(result)
+    except Exception:
+        return None
+
+
+# --- the end of the process ------------------------------------------------------------------------------------
+
+
+def finish() -> None:
+    """Join threads, run `atexit` functions, flush: what plain Python does at its end. Never raises."""
+    threading, atexit = sys.modules.get("threading"), sys.modules.get("atexit")
+    if threading is not None:
+        _tolerantly(threading._shutdown)
+    if atexit is not None:
+        _tolerantly(atexit._run_exitfuncs)
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            _quietly(stream.flush)
+    _quietly(_flush_files)
+
+
+def _flush_files() -> None:
+    # Files that were never closed are flushed as plain Python does when it takes its modules down.
+    for one in gc.get_objects():
+        if issubclass(type(one), (io.TextIOWrapper, io.BufferedWriter)) and not one.closed:
+            _quietly(one.flush)
+
+
+def _tolerantly(act: "Any") -> None:
+    try:
+        act()
+    except BaseException as error:
+        _show(error)
+
+
+def _show(error: BaseException) -> None:
+    _quietly(lambda: sys.excepthook(type(error), error, error.__traceback__))
+
+
+def _quietly(act: "Any") -> None:
+    try:
+        act()
+    except BaseException:
+        return  # closed, or not open for writing
+
+
+def say_exit(error: SystemExit) -> None:
+    """Write what plain Python writes on stderr for `sys.exit("message")`."""
+    if not isinstance(error.code, int):
+        _quietly(lambda: print(error.code, file=sys.stderr))
+
+
+def leave_forked_child(error: BaseException | None) -> "NoReturn":
+    """End a process that the callable forked and that came back out of the callable: it is not the run."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else 1
+    elif error is not None:
+        code = 1
+        _show(error)
+    finish()
+    _exit(code & 0xFF)

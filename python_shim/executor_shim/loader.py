@@ -1,0 +1,238 @@
+"""A target → the callable it names, or the exact reason why not.
+
+What can be refused by name alone is refused before anything is imported, the rest before anything is called. Must
+not call the target. The allow-list decides which code starts; it cannot bound what that code does.
+"""
+
+import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import SourceFileLoader
+from posix import getcwd
+
+from .errors import Unfit
+from .sources import Roots, SourceFinder, compile_ahead, inside, is_file, load_chain, locate, spec_of_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+TOOLS_PACKAGE = "executor_tools"  # tools are its modules, so that none can pass for a library
+
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_NAME = _LETTERS | frozenset("0123456789_")
+_SAMPLE = __file__.rpartition("/")[0] + "/errors.py"
+_FUNCTION = type(lambda: None)
+_roots: Roots | None = None
+
+
+class Found:
+    """What a target names: `function` is called (or made ready to be), `name` is for people."""
+
+    __slots__ = ("cls", "function", "kind", "name")
+
+    def __init__(self, name: str, function: "Any", cls: "type | None" = None, kind: str = "function") -> None:
+        self.name = name
+        self.function = function
+        self.cls = cls  # only for the method of an instance, which is made when it is called
+        self.kind = kind
+
+    def bound(self) -> "Callable[..., Any]":
+        """The callable itself; makes the instance a method needs, which runs code of the user's."""
+        if self.cls is None:
+            return self.function  # type: ignore[no-any-return]
+        return self.function.__get__(self.cls(), self.cls)  # type: ignore[no-any-return]
+
+
+def configure(tasks_path: str, tools_path: str, allowed: "list[str]", *, forks: bool) -> None:
+    """Say where targets are. Once per process, before any code of the user's runs; `forks`: it will fork the runs."""
+    global _roots
+    _roots = Roots(_absolute(tasks_path), _absolute(tools_path), tuple(allowed))
+    for path in (_roots.tasks, _roots.tools):
+        if path not in sys.path:
+            sys.path.append(path)
+    sys.path_hooks.insert(0, _roots.hook)
+    sys.path_importer_cache.clear()
+    sys.meta_path.insert(0, SourceFinder(_roots))
+    if forks:
+        compile_ahead(_roots, _SAMPLE)
+
+
+def load(target: "dict[str, Any]") -> Found:
+    """Import the module of `target` and find its callable. Raises `Unfit`, or what the module raises."""
+    if _roots is None:
+        raise RuntimeError("the loader is not configured")
+    if "tool" in target:
+        return _load_tool(_roots, target["tool"])
+    return _load_callable(_roots, target["module"], target.get("class"), target["function"])
+
+
+def rehearse() -> None:
+    """Walk the way of `load` with a module of the shim's own, and forget it."""
+    name = "executor_sample"
+    _check_name(name, name)
+    if is_file(_SAMPLE) and inside(_SAMPLE, _SAMPLE.rpartition("/")[0]):
+        module = _import(name, [spec_of_file(name, _SAMPLE)])
+        del sys.modules[name]
+        _check_defined(module.__dict__["sample"], module, name)
+
+
+def _absolute(path: str) -> str:
+    path = path if path.startswith("/") else f"{getcwd()}/{path}"
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/" + "/".join(parts)
+
+
+def _check_name(part: "Any", whole: str) -> None:
+    if not isinstance(part, str) or not part or part[0] not in _LETTERS or not _NAME.issuperset(part):
+        raise Unfit(
+            "ModuleNotAllowedError",
+            f"{whole} is not allowed: {part!r} is no ASCII identifier without leading underscore",
+        )
+
+
+# --- tools -----------------------------------------------------------------------------------------------------
+
+
+def _load_tool(roots: Roots, name: str) -> Found:
+    _check_name(name, f"tool {name!r}")
+    path = f"{roots.tools}/{name}.py"
+    if not is_file(path):
+        raise Unfit("ToolNotFoundError", f"Tool not found: {name}")
+    if not inside(path, roots.tools):
+        raise Unfit("ModuleNotAllowedError", f"Tool {name} is not allowed: its file is a link out of TOOLS_PATH")
+    if TOOLS_PACKAGE not in sys.modules:
+        sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, roots.tools)
+    full_name = f"{TOOLS_PACKAGE}.{name}"
+    spec = spec_of_file(full_name, path)
+    module = _import(full_name, [spec])
+    names = module.__dict__
+    for function_name in (name, "run"):
+        found = names.get(function_name)
+        if callable(found) and not isinstance(found, type):
+            _check_defined(found, module, f"{name}.{function_name}")
+            return Found(f"{name}.{function_name}", found)
+    raise Unfit("ToolError", f"Tool {name} has no callable function: define `{name}` or `run` in {path}")
+
+
+def _package(name: str, path: str) -> "ModuleType":
+    module = type(sys)(name)
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [path]
+    module.__spec__ = spec
+    module.__path__ = spec.submodule_search_locations
+    module.__package__ = name
+    return module
+
+
+# --- callables in allowed modules ------------------------------------------------------------------------------
+
+
+def _load_callable(roots: Roots, module_name: str, class_name: "str | None", function_name: str) -> Found:
+    whole = f"{module_name}:{class_name}.{function_name}" if class_name else f"{module_name}:{function_name}"
+    parts = str(module_name).split(".")
+    for part in parts:
+        _check_name(part, whole)
+    if class_name is not None:
+        _check_name(class_name, whole)
+    _check_name(function_name, whole)
+    if parts[0] not in roots.allowed:
+        raise Unfit(
+            "ModuleNotAllowedError",
+            f"{whole} is not allowed: {parts[0]} is not among ALLOWED_MODULES ({', '.join(roots.allowed)})",
+        )
+    module = _import(module_name, _checked_place(roots, module_name, whole))
+    if class_name is None:
+        found = module.__dict__.get(function_name)
+        if not callable(found) or isinstance(found, type):
+            raise Unfit("ToolError", f"Tool {module_name} has no callable function {function_name}")
+        _check_defined(found, module, whole)
+        return Found(whole, found)
+    return _find_method(roots, module, class_name, function_name, whole)
+
+
+def _checked_place(roots: Roots, name: str, whole: str) -> "list[ModuleSpec]":
+    """Where the module and its parents are; refused if a file is missing or a link out of its root.
+
+    Of an installed package nothing is said, as it is found in more ways than one.
+    """
+    roots.fresh = name
+    place = locate(roots, name)
+    if place is None or not place[1][-1].has_location:
+        raise Unfit("ToolNotFoundError", f"Tool not found: {name}")
+    root, specs = place
+    for spec in specs:
+        path = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
+        if path is None or not inside(path, root):
+            raise Unfit("ModuleNotAllowedError", f"{whole} is not allowed: {spec.name} is a link out of {root}")
+    return specs if root == roots.tasks else []
+
+
+def _find_method(roots: Roots, module: "ModuleType", class_name: str, name: str, whole: str) -> Found:
+    cls = module.__dict__.get(class_name)
+    if cls is None:
+        raise Unfit("ToolError", f"Tool {module.__name__} has no callable function {class_name}.{name}")
+    if not isinstance(cls, type) or cls.__module__ != module.__name__:
+        raise Unfit(
+            "ModuleNotAllowedError",
+            f"{whole} is not allowed: {class_name} is not a class defined in {module.__name__}",
+        )
+    for owner in cls.__mro__:
+        if name in owner.__dict__:
+            break
+    else:
+        raise Unfit("ToolError", f"Tool {module.__name__} has no callable function {class_name}.{name}")
+    home = sys.modules.get(owner.__module__)
+    if home is None or owner.__module__.partition(".")[0] not in roots.allowed:
+        raise Unfit(
+            "ModuleNotAllowedError",
+            f"{whole} is not allowed: it is inherited from {owner.__module__}.{owner.__qualname__}",
+        )
+    raw = owner.__dict__[name]
+    if isinstance(raw, staticmethod):
+        _check_defined(raw.__func__, home, whole)
+        return Found(whole, raw.__func__, kind="static method")
+    if isinstance(raw, classmethod):
+        _check_defined(raw.__func__, home, whole)
+        return Found(whole, raw.__get__(None, cls), kind="class method")
+    if not callable(raw) or isinstance(raw, type) or not hasattr(raw, "__get__"):
+        raise Unfit("ToolError", f"Tool {module.__name__} has no callable function {class_name}.{name}")
+    _check_defined(raw, home, whole)
+    return Found(whole, raw, cls, kind="method")
+
+
+def _check_defined(found: "Any", module: "ModuleType", whole: str) -> None:
+    """Refuse what is not defined in that very module, looking through `functools.wraps`."""
+    function = found
+    seen: set[int] = set()
+    while id(function) not in seen:
+        seen.add(id(function))
+        wrapped = getattr(function, "__dict__", {}).get("__wrapped__")
+        if wrapped is None:
+            break
+        function = wrapped
+    if (
+        type(function) is _FUNCTION
+        and function.__module__ == module.__name__
+        and function.__code__.co_filename == module.__file__
+    ):
+        return
+    home = getattr(function, "__module__", None) or type(function).__module__
+    raise Unfit(
+        "ModuleNotAllowedError",
+        f"{whole} is not allowed: it is not a function defined in {module.__name__} but comes from {home}",
+    )
+
+
+def _import(name: str, specs: "list[ModuleSpec]") -> "ModuleType":
+    if specs:
+        load_chain(specs)
+    else:
+        __import__(name)
+    module = sys.modules[name]
+    # A module may have put something else in its own place: then nothing of it can be checked.
+    loader = getattr(getattr(module, "__spec__", None), "loader", None)
+    if type(module) is not type(sys) or not isinstance(loader, SourceFileLoader):
+        raise Unfit("ModuleNotAllowedError", f"{name} is not allowed: it is no plain module read from its source")
+    return module
