@@ -343,4 +343,78 @@ mod tests {
         decoder.feed(&vec![b'x'; FRAME_MAX + 1]);
         assert!(matches!(decoder.next_frame(), Some(Err(FrameError::TooLong))));
     }
+
+    /// The golden files whose names start so, with their one line each.
+    fn golden(prefix: &str) -> Vec<(String, String)> {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/frames");
+        let mut found: Vec<_> = std::fs::read_dir(root)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+            .map(|entry| {
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                (entry.file_name().to_string_lossy().into_owned(), text.trim_end().to_owned())
+            })
+            .collect();
+        found.sort();
+        assert!(!found.is_empty());
+        found
+    }
+
+    #[test]
+    fn golden_frames_are_understood() {
+        for (name, line) in golden("frame-") {
+            let kind = match decode(line.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}")) {
+                Frame::Event(RunEvent::Progress { .. }) => "progress",
+                Frame::Event(RunEvent::Items(_)) => "items",
+                Frame::Event(RunEvent::Emit { .. }) => "emit",
+                Frame::Event(RunEvent::Partial(_)) => "partial",
+                Frame::Succeeded(_) | Frame::Failed(_) => "result",
+            };
+            assert!(name.starts_with(&format!("frame-{kind}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn golden_requests_are_what_we_send() {
+        for (name, line) in golden("request-") {
+            let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let text = |key: &str| json[key].as_str();
+            let of_target = |key: &str| json["target"][key].as_str().map(str::to_owned);
+            let target = match of_target("tool") {
+                Some(tool) => Target::Tool(tool),
+                None => Target::Callable {
+                    module: of_target("module").unwrap(),
+                    class: of_target("class"),
+                    function: of_target("function").unwrap(),
+                },
+            };
+            let parameters = raw(&json["parameters"].to_string());
+            let known = [
+                "EXECUTOR_ATTEMPT",
+                "EXECUTOR_EXPERIMENT_ID",
+                "EXECUTOR_JOB_ID",
+                "EXECUTOR_RUN_ID",
+                "TMPDIR",
+            ];
+            let env = known
+                .into_iter()
+                .filter_map(|k| Some((k, json["env"][k].as_str()?.to_owned())))
+                .collect();
+            let request = Request {
+                job_id: text("job_id").unwrap(),
+                attempt: json["attempt"].as_u64().unwrap().try_into().unwrap(),
+                run_id: text("run_id"),
+                experiment_id: text("experiment_id"),
+                action: if text("action") == Some("call") { "call" } else { "check" },
+                target: &target,
+                parameters: &parameters,
+                env,
+                memory_limited: json["memory_limited"].as_bool().unwrap(),
+            };
+            let sent = request.encode(1).unwrap().datagram;
+            let sent: serde_json::Value = serde_json::from_slice(&sent[5..]).unwrap();
+            assert_eq!(sent, json, "{name}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,7 @@ impl<'a> Attempt<'a> {
         slot: &'a Slot,
         process: &'a Process,
         run: &'a Run,
-        tmp: &PathBuf,
+        tmp: &Path,
     ) -> io::Result<(Self, Handle)> {
         let ((frames, frames_theirs), (stdout, stdout_theirs), (stderr, stderr_theirs)) =
             (spawn::pipe()?, spawn::pipe()?, spawn::pipe()?);
@@ -466,7 +466,7 @@ fn baseline(setup: &Setup, process: &Process) -> Baseline {
     }
 }
 
-fn request<'r>(run: &'r Run, tmp: &PathBuf, memory_limited: bool) -> Request<'r> {
+fn request<'r>(run: &'r Run, tmp: &Path, memory_limited: bool) -> Request<'r> {
     let mut env = BTreeMap::from([
         ("EXECUTOR_JOB_ID", run.job_id.to_string()),
         ("EXECUTOR_ATTEMPT", run.attempt.to_string()),

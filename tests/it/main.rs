@@ -1,3 +1,4 @@
 //! One integration binary: real processes, real python.
 
+#[cfg(test)]
 mod slots;
