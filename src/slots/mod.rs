@@ -184,19 +184,21 @@ impl Slots {
             .map_err(|error| system("prepare the slots")(io::Error::other(error)))??;
         let keeper = Keeper::new(setup.options.slots);
         let shared = Arc::new(Shared { setup, keeper, output, tier: spawn::tier(), interpreter });
-        for _ in 0..shared.setup.options.slots {
-            let slot = slot::Slot::start(&shared.setup).map_err(system("start a slot"))?;
-            shared.keeper.put(Some(slot));
-        }
         let slots = Self { shared };
-        let ready = slots.shared.keeper.take(&slots.shared.setup).await;
-        let ready = ready.map_err(|reason| SlotsError::Interpreter {
-            interpreter: slots.shared.setup.options.interpreter.clone(),
-            reason,
-        })?;
+        let shared = &slots.shared;
+        let begin = || slot::Slot::start(&shared.setup).map_err(system("start a slot"));
+        shared.keeper.put(Some(begin()?));
+        let ready =
+            shared.keeper.take(&shared.setup).await.map_err(|reason| SlotsError::Interpreter {
+                interpreter: shared.setup.options.interpreter.clone(),
+                reason,
+            })?;
         let mut slot = ready.slot;
-        slot.parked = Some(slot::Process { parked: true, ..ready.process });
-        slots.shared.keeper.put(Some(slot));
+        slot.park(ready.process);
+        shared.keeper.put(Some(slot));
+        for _ in 1..shared.setup.options.slots {
+            slots.give_back(begin()?, attempt::Health::Clean);
+        }
         Ok(slots)
     }
 
@@ -225,6 +227,7 @@ impl Slots {
             Ok(ready) => ready,
             Err(reason) => return not_started(setup, reason),
         };
+        let place = Place { keeper: &self.shared.keeper };
         let made =
             attempt::make(setup, &self.shared.output, &mut ready, &run, stop, started, events)
                 .await;
@@ -232,6 +235,7 @@ impl Slots {
             let reason = format!("the system refused: {}", keeper::text(&error));
             (not_started(setup, reason), attempt::Health::Spoilt)
         });
+        std::mem::forget(place);
         self.give_back(ready.slot, health);
         report
     }
@@ -247,7 +251,7 @@ impl Slots {
         tokio::spawn(async move {
             let well = match slot.process().await {
                 Ok(process) => {
-                    slot.parked = Some(slot::Process { parked: true, ..process });
+                    slot.park(process);
                     true
                 }
                 Err(slot::SlotError::Refused(_)) => true,
@@ -261,6 +265,17 @@ impl Slots {
     /// come back by themselves: stop them first.
     pub async fn close(&self) {
         self.shared.keeper.close(Duration::from_secs(3)).await;
+    }
+}
+
+/// A place taken from the keeper: given back empty if the run is dropped half-way.
+struct Place<'a> {
+    keeper: &'a Keeper,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.keeper.put(None);
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) struct Slot {
     pub(super) pid: i32,
     pub(super) pidfd: AsyncFd<OwnedFd>,
     pub(super) ctl: OwnedFd,
-    pub(super) parked: Option<Process>,
+    parked: Option<Process>,
     go: Option<AsyncFd<OwnedFd>>,
     child: Option<Child>,
 }
@@ -188,6 +188,11 @@ impl Slot {
             self.reap(parked.pid).await?;
         }
         self.birth().await
+    }
+
+    /// Keeps a process for the next run.
+    pub(super) fn park(&mut self, process: Process) {
+        self.parked = Some(Process { parked: true, ..process });
     }
 
     /// Ends the slot. The thread is done when slot and tree are gone.

@@ -191,11 +191,20 @@ def bomb():
         if os.fork():
             os._exit(0)
         os.setsid()
+def storm():
+    for _ in range(7):
+        os.fork()
+    hide()
+    end = time.time() + 30
+    while time.time() < end:
+        if os.fork() == 0:
+            os._exit(0)
+        os.waitpid(-1, 0)
 def run(word):
     global WORD
     WORD = word
     hide()
-    child(daemon); child(stopped); child(bomb)
+    child(daemon); child(stopped); child(bomb); child(storm)
     subprocess.Popen([sys.executable, '-c', WAIT + word], start_new_session=True)
     print('ready', flush=True)
     LEAVE
@@ -217,6 +226,13 @@ async fn at_the_deadline_everything_dies_whatever_it_did() {
         assert!(failure.traceback.contains("escape.py"), "{}", failure.traceback);
         assert!(report.survivors_killed >= 3, "{}", report.survivors_killed);
         assert_eq!(bench.find(&word), Vec::<i32>::new());
+        // Forks bear the command line of what they were forked from: slot and next process remain.
+        let root = bench.root.path().to_str().unwrap();
+        assert!(
+            until(Duration::from_secs(2), || bench.find(root).len() == 2).await,
+            "{:?}",
+            bench.find(root)
+        );
         let report = bench.run(bench.tool("next", "def run():\n    return 1\n")).await;
         assert_eq!(value(&report), "1");
         bench.close().await;
@@ -433,4 +449,66 @@ async fn what_a_run_costs() {
         println!("{method}: {:.0} runs/s", f64::from(total) / begun.elapsed().as_secs_f64());
         bench.close().await;
     }
+}
+
+/// Not a test by itself: what `if_the_executor_is_killed_…` starts as a process of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_executor_to_be_killed() {
+    let Ok(word) = std::env::var("SLOTS_TO_BE_KILLED") else { return };
+    let ready = std::env::var("SLOTS_READY").unwrap();
+    executor::slots::harden().unwrap();
+    let bench = Bench::new(StartMethod::Forkserver, |_| {}).await;
+    let text =
+        ESCAPES.replace("LEAVE", "from executor_shim import emit; emit('ready'); time.sleep(1000)");
+    let mut run = bench.tool("escape", &text);
+    run.parameters = RawValue::from_string(format!("{{\"word\":\"{word}\"}}")).unwrap();
+    let (_stop, stop) = watch::channel(Stop::No);
+    let (events, mut told) = mpsc::channel(10);
+    let waits = async {
+        told.recv().await.unwrap();
+        let made = format!("{ready}.new");
+        std::fs::write(&made, bench.root.path().to_str().unwrap()).unwrap();
+        std::fs::rename(&made, &ready).unwrap();
+    };
+    tokio::join!(bench.slots.run(run, stop, |_| {}, events), waits);
+}
+
+/// Waits until it is so, at most `patience`.
+async fn until(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        if so() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    so()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn if_the_executor_is_killed_every_tree_is_gone_in_two_seconds() {
+    let bench = Bench::new(StartMethod::Spawn, |_| {}).await;
+    let word = format!("lifeline-{}", JobId::fresh());
+    let ready = bench.root.path().join("ready");
+    let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "slots::an_executor_to_be_killed", "--nocapture"])
+        .env("SLOTS_TO_BE_KILLED", &word)
+        .env("SLOTS_READY", &ready)
+        .env("REDIS_URL", "redis://:hunter2@nowhere")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(
+        until(Duration::from_secs(20), || ready.exists() && !bench.find(&word).is_empty()).await
+    );
+    let environment = std::fs::read(format!("/proc/{}/environ", holder.id())).unwrap_or_default();
+    assert!(!String::from_utf8_lossy(&environment).contains("hunter2"));
+    let root = std::fs::read_to_string(&ready).unwrap();
+    assert!(bench.find(&root).len() > 3, "slot, run and their forks");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let gone = || bench.find(&word).is_empty() && bench.find(&root).is_empty();
+    assert!(until(Duration::from_secs(2), gone).await, "{:?}", bench.find(&root));
+    std::fs::remove_dir_all(root).unwrap();
+    bench.close().await;
 }
