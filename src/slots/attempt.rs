@@ -14,50 +14,23 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use super::ending::{self, Health, Over, Remains};
 use super::keeper::Ready;
 use super::output::{Handle, Output, read_now, read_ready};
-use super::slot::{Process, Reaped, Slot};
+use super::slot::{Process, Slot};
 use super::verdict::{self, Ended, Facts, Word};
 use super::watching::{self, Baseline, Watch};
 use super::{Action, Run, Setup, Stop, interpreter, spawn, tmpdir, tree};
 use crate::frame::{Decoder, Frame, Request};
 use crate::job::StartMethod;
 use crate::log::{Origin, OutputSink};
-use crate::outcome::{Exit, Outcome, Report, RunEvent, Usage};
+use crate::outcome::{Outcome, Report, RunEvent, Usage};
 
 /// How long a run has to write its stack.
 const STACK_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a sweep may take before the slot is given up.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
 const DUMP_MAX: usize = 64 << 10;
 /// After a stop that brooks no grace.
 const AT_ONCE: Duration = Duration::ZERO;
-
-/// Whether a slot can take another run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
-    /// Nothing is left under it.
-    Clean,
-    /// It is dead, or could not be cleared.
-    Spoilt,
-}
-
-/// How the loop came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
-    Exited,
-    Kill,
-    SlotLost,
-}
-
-/// What the tree left behind.
-#[derive(Debug, Default)]
-struct Remains {
-    exit: Option<Exit>,
-    leader_peak: u64,
-    cpu: Option<Duration>,
-    survivors: u32,
-}
 
 /// Channels and descriptors of one attempt, on our side.
 struct Attempt<'a> {
@@ -102,7 +75,7 @@ pub(super) async fn make(
     };
     started(process.pid.unsigned_abs());
     let over = attempt.work(&mut stop, &events).await;
-    let (remains, health) = attempt.clear(over).await;
+    let (remains, health) = ending::clear(slot, process, over).await;
     attempt.take_last_frames(&events).await;
     let finished_at = crate::clock::now();
     if let Err(error) = tmpdir::remove(tmp).await {
@@ -360,62 +333,6 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Ends all that is left of the tree and reaps it.
-    async fn clear(&mut self, over: Over) -> (Remains, Health) {
-        let mut killed = tree::Killed::default();
-        let begun = Instant::now();
-        let mut over = over;
-        while over == Over::Kill {
-            tree::freeze_and_kill(self.slot.pid, &mut killed);
-            tokio::select! {
-                ready = self.process.pidfd.readable() => { drop(ready); over = Over::Exited; }
-                ready = self.slot.pidfd.readable() => { drop(ready); over = Over::SlotLost; }
-                () = tokio::time::sleep(Duration::from_millis(1)) => {}
-            }
-            if begun.elapsed() > SWEEP_PATIENCE {
-                break;
-            }
-        }
-        let swept = if over == Over::Exited { self.sweep(begun, &mut killed).await } else { None };
-        let survivors = killed.beside(self.process.pid);
-        if let Some((reaped, theirs)) = swept {
-            let remains = Remains {
-                exit: reaped.status.map(exit_of),
-                leader_peak: reaped.peak,
-                cpu: Some(reaped.used + theirs),
-                survivors,
-            };
-            let health = if reaped.left { Health::Spoilt } else { Health::Clean };
-            return (remains, health);
-        }
-        let escaped = tokio::task::spawn_blocking(tree::end_escapees).await.unwrap_or(0);
-        let survivors = survivors + escaped.saturating_sub(1);
-        (Remains { survivors, ..Remains::default() }, Health::Spoilt)
-    }
-
-    /// The leader is dead: reaps it, then kills and reaps until nothing is left. `None`: the slot is gone.
-    async fn sweep(&self, begun: Instant, killed: &mut tree::Killed) -> Option<(Reaped, Duration)> {
-        // Who was left behind is known before the number of the leader is given free.
-        let mut left = tree::children(self.slot.pid).iter().any(|pid| *pid != self.process.pid);
-        if left {
-            tree::freeze_and_kill(self.slot.pid, killed);
-        }
-        let mut leader = self.slot.reap(self.process.pid).await.ok()?;
-        let mut theirs = leader.theirs;
-        left |= leader.left;
-        while left && begun.elapsed() < SWEEP_PATIENCE {
-            tree::freeze_and_kill(self.slot.pid, killed);
-            let more = self.slot.reap(0).await.ok()?;
-            theirs += more.theirs;
-            left = more.left;
-            if left {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-        leader.left = left;
-        Some((leader, theirs))
-    }
-
     fn usage(&self, remains: &Remains) -> Usage {
         let all =
             remains.cpu.map(|cpu| (cpu + self.watch.reaped).saturating_sub(self.baseline.cpu));
@@ -445,14 +362,6 @@ impl<'a> Attempt<'a> {
         let mut bytes = vec![0; DUMP_MAX];
         let n = rustix::io::pread(&self.dump, &mut bytes, 0).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).into_owned()
-    }
-}
-
-fn exit_of(status: i32) -> Exit {
-    if libc::WIFSIGNALED(status) {
-        Exit::Signal(libc::WTERMSIG(status))
-    } else {
-        Exit::Code(libc::WEXITSTATUS(status))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows nothing of Redis, SQL or schedules. `docs/design/slots.md` tells how a slot works.
 
 mod attempt;
+mod ending;
 mod interpreter;
 mod keeper;
 mod output;
@@ -197,7 +198,7 @@ impl Slots {
         slot.park(ready.process);
         shared.keeper.put(Some(slot));
         for _ in 1..shared.setup.options.slots {
-            slots.give_back(begin()?, attempt::Health::Clean);
+            slots.give_back(begin()?, ending::Health::Clean);
         }
         Ok(slots)
     }
@@ -233,7 +234,7 @@ impl Slots {
                 .await;
         let (report, health) = made.unwrap_or_else(|error| {
             let reason = format!("the system refused: {}", keeper::text(&error));
-            (not_started(setup, reason), attempt::Health::Spoilt)
+            (not_started(setup, reason), ending::Health::Spoilt)
         });
         std::mem::forget(place);
         self.give_back(ready.slot, health);
@@ -241,9 +242,9 @@ impl Slots {
     }
 
     /// Prepares the next process behind the caller's back, so that the report does not wait for it.
-    fn give_back(&self, mut slot: slot::Slot, health: attempt::Health) {
+    fn give_back(&self, mut slot: slot::Slot, health: ending::Health) {
         let shared = Arc::clone(&self.shared);
-        if health == attempt::Health::Spoilt {
+        if health == ending::Health::Spoilt {
             slot.retire();
             shared.keeper.put(None);
             return;

@@ -137,6 +137,8 @@ pub fn harden() -> io::Result<()> {
                     | "NO_COLOR"
                     | "RUST_BACKTRACE"
                     | "NOTIFY_SOCKET"
+                    | "SSL_CERT_FILE"
+                    | "SSL_CERT_DIR"
             ) || name.starts_with("LC_")
         })
         .collect();

@@ -302,35 +302,37 @@ async fn a_flood_is_counted_whole_and_its_end_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_are_of_the_whole_tree() {
-    let bench = Bench::new(StartMethod::Spawn, |options| {
-        options.limits.memory_bytes = Some(80 << 20);
-        options.limits.cpu = Some(Duration::from_secs(1));
-        options.limits.processes = Some(4);
-    })
-    .await;
-    let memory = "import os, time\ndef run():\n    for _ in range(2):\n        os.fork()\n    kept = b'x' * (30 << 20)\n    time.sleep(15)\n";
-    let report = bench.run(bench.tool("memory", memory)).await;
-    assert_eq!(failure(&report).cause, Cause::Limit(Limit::Memory), "{:?}", failure(&report));
-    assert!(report.usage.max_rss_bytes > 80 << 20);
-    let report =
-        bench.run(bench.tool("huge", "def run():\n    return len(bytearray(4 << 30))\n")).await;
-    assert_eq!(failure(&report).error_type, "MemoryLimitError", "{:?}", failure(&report));
-    let cpu = "import os\ndef run():\n    os.fork()\n    while True: pass\n";
-    let report = bench.run(bench.tool("cpu", cpu)).await;
-    assert_eq!(failure(&report).error_type, "CpuLimitError", "{:?}", failure(&report));
-    assert!(report.usage.cpu_seconds > 1.0);
-    let many = "import os, time\ndef run():\n    for _ in range(5):\n        if os.fork() == 0: break\n    time.sleep(15)\n";
-    let report = bench.run(bench.tool("many", many)).await;
-    assert_eq!(failure(&report).error_type, "ProcessLimitError", "{:?}", failure(&report));
-    let small =
-        bench.run(bench.tool("small", "def run():\n    return len(b'x' * (20 << 20))\n")).await;
-    assert_eq!(value(&small), "20971520");
-    assert!(
-        small.usage.max_rss_bytes > 20 << 20 && small.usage.max_rss_bytes < 60 << 20,
-        "{:?}",
-        small.usage
-    );
-    bench.close().await;
+    for method in BOTH {
+        let bench = Bench::new(method, |options| {
+            options.limits.memory_bytes = Some(80 << 20);
+            options.limits.cpu = Some(Duration::from_secs(1));
+            options.limits.processes = Some(4);
+        })
+        .await;
+        let memory = "import os, time\ndef run():\n    for _ in range(2):\n        os.fork()\n    kept = b'x' * (30 << 20)\n    time.sleep(15)\n";
+        let report = bench.run(bench.tool("memory", memory)).await;
+        assert_eq!(failure(&report).cause, Cause::Limit(Limit::Memory), "{:?}", failure(&report));
+        assert!(report.usage.max_rss_bytes > 80 << 20);
+        let report =
+            bench.run(bench.tool("huge", "def run():\n    return len(bytearray(4 << 30))\n")).await;
+        assert_eq!(failure(&report).error_type, "MemoryLimitError", "{:?}", failure(&report));
+        let cpu = "import os\ndef run():\n    os.fork()\n    while True: pass\n";
+        let report = bench.run(bench.tool("cpu", cpu)).await;
+        assert_eq!(failure(&report).error_type, "CpuLimitError", "{:?}", failure(&report));
+        assert!(report.usage.cpu_seconds > 1.0);
+        let many = "import os, time\ndef run():\n    for _ in range(5):\n        if os.fork() == 0: break\n    time.sleep(15)\n";
+        let report = bench.run(bench.tool("many", many)).await;
+        assert_eq!(failure(&report).error_type, "ProcessLimitError", "{:?}", failure(&report));
+        let small =
+            bench.run(bench.tool("small", "def run():\n    return len(b'x' * (20 << 20))\n")).await;
+        assert_eq!(value(&small), "20971520");
+        assert!(
+            small.usage.max_rss_bytes > 20 << 20 && small.usage.max_rss_bytes < 60 << 20,
+            "{:?}",
+            small.usage
+        );
+        bench.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -362,6 +364,44 @@ async fn signals_to_everybody_reach_only_its_own_slot() {
         let report = bench.run(bench.tool("reach", &text)).await;
         assert_eq!(value(&report), "\"refused\"");
     }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_kills_everybody_harms_itself_alone() {
+    let bench = Bench::new(StartMethod::Forkserver, |options| options.slots = 2).await;
+    if bench.slots.tier().name != "landlock-scope" {
+        bench.close().await;
+        return;
+    }
+    let calm =
+        bench.tool("calm", "import time\ndef run():\n    time.sleep(1)\n    return 'calm'\n");
+    let wild = "import os, time\ndef run():\n    os.kill(-1, 9)\n    time.sleep(1000)\n";
+    let wild = bench.tool("wild", wild);
+    let (calm, wild) = tokio::join!(bench.run(calm), bench.run(wild));
+    assert_eq!(value(&calm), "\"calm\"");
+    assert_eq!(failure(&wild).error_type, "CrashedError");
+    let more = [1, 2, 3].map(|_| bench.tool("calm", "def run():\n    return 2\n"));
+    for run in more {
+        assert_eq!(value(&bench.run(run).await), "2");
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_stuck_delays_no_deadline() {
+    let root = tempfile::tempdir().unwrap();
+    let (sink, stuck) = OutputSink::channel(1);
+    let slots = Slots::start(options(root.path(), StartMethod::Spawn), sink).await.unwrap();
+    let bench = Bench { root, slots, lines: tokio::spawn(async { Vec::new() }) };
+    let mut run = bench.tool("flood", "def run():\n    while True: print('x' * 100)\n");
+    run.timeout = Duration::from_millis(500);
+    let begun = Instant::now();
+    let report = bench.run(run).await;
+    assert_eq!(failure(&report).cause, Cause::TimedOut);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(report.log_bytes > 60_000 && report.log_bytes < 1_000_000, "{}", report.log_bytes);
+    drop(stuck);
     bench.close().await;
 }
 
@@ -433,7 +473,7 @@ async fn what_a_run_costs() {
         let bench = Bench::new(method, |options| options.slots = 4).await;
         let run = bench.tool("noop", "def run():\n    return None\n");
         let begun = Instant::now();
-        let total = 200;
+        let total: u32 = 200;
         let mut left = tokio::task::JoinSet::new();
         for _ in 0..total {
             let (slots, run) = (bench.slots.clone(), run.clone());
