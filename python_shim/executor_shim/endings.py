@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .frames import Channel
 
 
+_WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+
 # --- the result ------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +105,7 @@ def finish() -> None:
 def _flush_files() -> None:
     # Files that were never closed are flushed as plain Python does when it takes its modules down.
     for one in gc.get_objects():
-        if issubclass(type(one), (io.TextIOWrapper, io.BufferedWriter)) and not one.closed:
+        if issubclass(type(one), _WRITERS) and not one.closed:
             _quietly(one.flush)
 
 

@@ -17,10 +17,13 @@ _FOR_USERS = _HERE + "__init__.py"  # the only file whose frames say something t
 def frame_of(error: BaseException) -> str:
     """The last frame of an attempt that ended with `error`. Never raises."""
     if isinstance(error, Unfit):
-        return frames.failed("unfit", error.error_type, str(error), f"{error.error_type}: {error}\n")
+        hint = f"{error.hint}\n" if error.hint else ""
+        return frames.failed("unfit", error.error_type, str(error), f"{error.error_type}: {error}\n{hint}")
     if isinstance(error, SystemExit):
         message = f"the callable left by sys.exit({_safely(repr, error.code)})"
         return frames.failed("exited", "CrashedError", message, _traceback(error), partial=_partial(error))
+    if isinstance(error, MemoryError):
+        _let_go(error)
     name = type(error).__name__
     return frames.failed(
         "raised",
@@ -54,6 +57,22 @@ def _partial(error: BaseException) -> str:
     except Exception as fault:
         _complain(f"partial_results not kept: {_safely(str, fault)}")
         return "null"
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of a stack hold, so that there is memory to tell of it."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        trace = one.__traceback__
+        while trace is not None:
+            try:
+                trace.tb_frame.clear()
+            except RuntimeError:
+                pass  # still running: the shim's own
+            trace = trace.tb_next
+        one = one.__context__ if one.__cause__ is None else one.__cause__
 
 
 def _complain(line: str) -> None:

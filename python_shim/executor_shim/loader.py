@@ -113,7 +113,11 @@ def _load_tool(roots: Roots, name: str) -> Found:
         if callable(found) and not isinstance(found, type):
             _check_defined(found, module, f"{name}.{function_name}")
             return Found(f"{name}.{function_name}", found)
-    raise Unfit("ToolError", f"Tool {name} has no callable function: define `{name}` or `run` in {path}")
+    raise _no_callable(name, f"Define `{name}` or `run` in {path}.")
+
+
+def _no_callable(what: str, hint: str) -> Unfit:
+    return Unfit("ToolError", f"Tool {what} has no callable function", hint)
 
 
 def _package(name: str, path: str) -> "ModuleType":
@@ -146,7 +150,7 @@ def _load_callable(roots: Roots, module_name: str, class_name: "str | None", fun
     if class_name is None:
         found = module.__dict__.get(function_name)
         if not callable(found) or isinstance(found, type):
-            raise Unfit("ToolError", f"Tool {module_name} has no callable function {function_name}")
+            raise _no_callable(whole, f"Define `{function_name}` in {module.__file__}.")
         _check_defined(found, module, whole)
         return Found(whole, found)
     return _find_method(roots, module, class_name, function_name, whole)
@@ -172,7 +176,7 @@ def _checked_place(roots: Roots, name: str, whole: str) -> "list[ModuleSpec]":
 def _find_method(roots: Roots, module: "ModuleType", class_name: str, name: str, whole: str) -> Found:
     cls = module.__dict__.get(class_name)
     if cls is None:
-        raise Unfit("ToolError", f"Tool {module.__name__} has no callable function {class_name}.{name}")
+        raise _no_callable(whole, f"Define `{name}` in a class `{class_name}` in {module.__file__}.")
     if not isinstance(cls, type) or cls.__module__ != module.__name__:
         raise Unfit(
             "ModuleNotAllowedError",
@@ -182,7 +186,7 @@ def _find_method(roots: Roots, module: "ModuleType", class_name: str, name: str,
         if name in owner.__dict__:
             break
     else:
-        raise Unfit("ToolError", f"Tool {module.__name__} has no callable function {class_name}.{name}")
+        raise _no_callable(whole, f"Define `{name}` in a class `{class_name}` in {module.__file__}.")
     home = sys.modules.get(owner.__module__)
     if home is None or owner.__module__.partition(".")[0] not in roots.allowed:
         raise Unfit(
@@ -197,7 +201,7 @@ def _find_method(roots: Roots, module: "ModuleType", class_name: str, name: str,
         _check_defined(raw.__func__, home, whole)
         return Found(whole, raw.__get__(None, cls), kind="class method")
     if not callable(raw) or isinstance(raw, type) or not hasattr(raw, "__get__"):
-        raise Unfit("ToolError", f"Tool {module.__name__} has no callable function {class_name}.{name}")
+        raise _no_callable(whole, f"Define `{name}` in a class `{class_name}` in {module.__file__}.")
     _check_defined(raw, home, whole)
     return Found(whole, raw, cls, kind="method")
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 DUMP, FRAMES = 200, 201  # descriptors of the run (frames.md section 2)
-EXIT_UNREADABLE, EXIT_NOT_OUR_PIPE = 96, 97
+EXIT_FAULT, EXIT_UNREADABLE, EXIT_NOT_OUR_PIPE = 1, 96, 97
 
 _LONGEST_MESSAGE = 64 * 1024 + 4096
 _ANCILLARY = 64  # room for five descriptors and a header
@@ -65,7 +65,7 @@ def configure(config: "dict[str, Any]") -> None:
     _result_limit = min(int(config["result_max_bytes"]), frames.LONGEST_VALUE)
     _stack_signal = int(config["stack_signal"])
     if config.get("sys_path") is not None:
-        sys.path[:] = config["sys_path"]
+        _stand_in_for_site(config)
     shim = config.get("shim")
     if shim and shim not in sys.path:
         sys.path.append(shim)
@@ -83,6 +83,18 @@ def configure(config: "dict[str, Any]") -> None:
         for _ in range(_REHEARSALS):
             _rehearse(null)
         os.close(null)
+
+
+def _stand_in_for_site(config: "dict[str, Any]") -> None:
+    """Make an interpreter started with `-I -S` what the configured one said it is; `site` itself is dear."""
+    sys.path[:] = config["sys_path"]
+    for name in ("executable", "prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
+        if config.get(name):
+            setattr(sys, name, config[name])
+    if config.get("run_site"):  # a `.pth` file of the installation wants to run code, as editable installs do
+        import site
+
+        site.main()
 
 
 def _rehearse(null: int) -> None:
@@ -142,29 +154,34 @@ def attend(ctl: int) -> "NoReturn":
     """
     code = EXIT_UNREADABLE
     try:
-        null = _prepare(ctl)
+        null = _prepare()
         message = _receive(ctl)
         if message is None:
-            code = 0
-        else:
-            body, descriptors = message
-            channel = _take_places(null, descriptors, ctl)
-            code = _serve(body, channel)
+            _exit(0)
+        body, descriptors = message
+        channel = _take_places(null, descriptors, ctl)
+        request = _understood(body)
+        code = EXIT_FAULT  # from here on code of the user's may have run
+        code = _serve(request, channel)
     except BaseException as error:
-        try:
-            sys.stderr.write(f"executor_shim: {type(error).__name__}: {error}\n")
-        except BaseException:
-            code = code or EXIT_UNREADABLE
+        _complain(error)
     _exit(code)
 
 
-def _prepare(ctl: int) -> int:
+def _complain(error: BaseException) -> None:
+    try:
+        sys.stderr.write(f"executor_shim: {type(error).__name__}: {error}\n")
+    except BaseException:
+        return  # there is no stream left to complain on
+
+
+def _prepare() -> int:
     """All that can be done before the request is there costs its sender nothing."""
     if os.getsid(0) != getpid():
         os.setsid()
     for number in range(1, _LAST_SIGNAL + 1):
         handler = getsignal(number)
-        if handler is not None and handler is not SIG_DFL and handler != SIG_DFL and number not in _IGNORED_BY_PYTHON:
+        if handler not in (None, SIG_DFL) and number not in _IGNORED_BY_PYTHON:
             signal(number, SIG_DFL)
     for number in _IGNORED_BY_PYTHON:
         signal(number, SIG_IGN)
@@ -244,19 +261,24 @@ def _take_places(null: int, descriptors: "list[int]", ctl: int) -> frames.Channe
     return channel
 
 
-def _serve(body: bytes, channel: frames.Channel) -> int:
-    """Make the attempt the request asks for; the exit code."""
+def _understood(body: bytes) -> "dict[str, Any]":
+    """The request, its environment and context in force."""
     try:
         request = _read(body)
-        environment = request.get("env")
-        if environment:
-            for name, value in environment.items():
-                os.environ[name] = value
+        for name, value in (request.get("env") or {}).items():
+            os.environ[name] = value
         executor_shim._context = executor_shim.Context(
             request["job_id"], request["attempt"], request.get("run_id"), request.get("experiment_id")
         )
+        if not isinstance(request["target"], dict) or not isinstance(request["parameters"], dict):
+            raise TypeError("target and parameters must be objects")
     except Exception as error:
         raise _Unreadable(f"{type(error).__name__}: {error}") from None
+    return request
+
+
+def _serve(request: "dict[str, Any]", channel: frames.Channel) -> int:
+    """Make the attempt the request asks for; the exit code."""
     _reseed()
     run = getpid()
     executor_shim._channel = channel

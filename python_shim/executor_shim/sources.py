@@ -26,8 +26,10 @@ _KIND, _FILE, _DIRECTORY, _LINK = 0o170000, 0o100000, 0o040000, 0o120000
 
 # Sources compiled ahead by `compile_ahead`: path → the bytes, their code. Taken only for the very same bytes.
 _ahead: "dict[str, tuple[bytes, CodeType]]" = {}
-_MOST_AHEAD = 500  # files
-_LONGEST_AHEAD = 256 * 1024  # bytes of one
+# A slot starts the later the more it compiles (some 1 µs a byte), and every slot does.
+_MOST_AHEAD = 100  # files
+_LONGEST_AHEAD = 32 * 1024  # bytes of one
+_ALL_AHEAD = 256 * 1024  # bytes of all
 
 
 class SourceLoader(SourceFileLoader):
@@ -54,9 +56,10 @@ def compile_ahead(roots: "Roots", first: str) -> None:
 
 
 def _compile_all(roots: "Roots") -> None:
+    left = _ALL_AHEAD
     todo = [(roots.tools, False), *((f"{roots.tasks}/{name}", True) for name in roots.allowed)]
-    while todo and len(_ahead) < _MOST_AHEAD:
-        directory, deep = todo.pop()
+    while todo:
+        directory, deep = todo.pop(0)
         try:
             names = sorted(listdir(directory))
         except OSError:
@@ -64,18 +67,23 @@ def _compile_all(roots: "Roots") -> None:
         for name in names:
             path = f"{directory}/{name}"
             if name.endswith(".py"):
-                _compile_one(path)
-            elif deep and name.isidentifier() and not name.startswith("__") and _has_kind(path, _DIRECTORY):
+                left -= _compile_one(path)
+                if left < _LONGEST_AHEAD or len(_ahead) >= _MOST_AHEAD:
+                    return
+            elif deep and name.isidentifier() and not name.startswith("_") and _has_kind(path, _DIRECTORY):
                 todo.append((path, deep))
 
 
-def _compile_one(path: str) -> None:
+def _compile_one(path: str) -> int:
+    """Bytes compiled."""
     try:
-        if is_file(path) and stat(path).st_size <= _LONGEST_AHEAD and len(_ahead) < _MOST_AHEAD:
-            data = _read(path)
-            _ahead[path] = data, _compiled(data, path)
+        if not is_file(path) or stat(path).st_size > _LONGEST_AHEAD:
+            return 0
+        data = _read(path)
+        _ahead[path] = data, _compiled(data, path)
+        return len(data)
     except Exception:
-        return  # its run will tell
+        return 0  # its run will tell
 
 
 def _compiled(data: bytes, path: str) -> "CodeType":

@@ -85,6 +85,7 @@ class Runs:
             "shim": str(SHIM),
             "start_method": method,
         }
+        self.python = sys.executable
         self.environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
     def tool(self, name, source):
@@ -115,14 +116,14 @@ class Live:
         config = dict(runs.config)
         self.said = None
         if runs.method == "spawn":
-            command = [sys.executable, "-P", "-X", "utf8", str(SHIM / "executor_shim" / "spawned.py")]
+            command = [runs.python, "-P", "-X", "utf8", str(SHIM / "executor_shim" / "spawned.py")]
             self.process = subprocess.Popen([*command, json.dumps(config)], stdin=theirs, env=runs.environment)
             self.pid = self.process.pid
         else:
             if config["sys_path"] is None:
                 config["sys_path"] = [path for path in sys.path if path and "python_shim" not in path]
             self.said, say = os.pipe()
-            command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", KEEPER, json.dumps(config), str(SHIM), str(say)]
+            command = [runs.python, "-I", "-S", "-X", "utf8", "-c", KEEPER, json.dumps(config), str(SHIM), str(say)]
             self.process = subprocess.Popen(command, stdin=theirs, env=runs.environment, pass_fds=(say,))
             os.close(say)
             self.pid = int.from_bytes(os.read(self.said, 4), "little")

@@ -349,3 +349,42 @@ def test_the_environment_of_the_tests_is_not_the_runs(runs):
         )
     finally:
         del os.environ["EXECUTOR_TEST_SECRET"]
+
+
+def test_check_of_methods(runs):
+    runs.task(
+        "tasks/shown.py",
+        """
+        class C:
+            def run(self, a: int): "Runs."
+            @staticmethod
+            def still(b): ...
+            @classmethod
+            def made(cls, c=1): ...
+        class Needs:
+            def __init__(self, x): raise RuntimeError
+            def run(self): ...
+        """,
+    )
+    for name, kind, signature in [
+        ("run", "method", "(a: int)"),
+        ("still", "static method", "(b)"),
+        ("made", "class method", "(c=1)"),
+    ]:
+        value = runs.call(f"tasks.shown:C.{name}", action="check").value
+        assert (value["callable"], value["kind"], value["signature"]) == (f"tasks.shown:C.{name}", kind, signature)
+    result = runs.call("tasks.shown:Needs.run", action="check").result
+    assert (result["kind"], result["error_type"]) == ("unfit", "ToolError")
+
+
+def test_requests_that_lack_something(forked):
+    for body in (
+        b'{"job_id":"j","attempt":1,"target":{"tool":"x"},"env":{}}',
+        b'{"job_id":"j","attempt":1,"target":"x","parameters":{},"env":{}}',
+        b'{"job_id":"j","attempt":1,"target":{"tool":"x"},"parameters":[],"env":{}}',
+    ):
+        live = forked.start()
+        live.send_raw(b"J", body)
+        ended = live.wait()
+        assert (ended.code, ended.frames) == (96, [])
+        assert b"executor_shim: _Unreadable" in ended.stderr

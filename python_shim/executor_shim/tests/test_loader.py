@@ -1,7 +1,10 @@
 """Which code a target may start: found, read anew, or refused, each with its exact name."""
 
+import json
 import os
+import subprocess
 import sys
+import venv
 
 import pytest
 
@@ -212,7 +215,8 @@ def test_what_is_wrong_with_a_tool(forked):
     forked.tool("empty", "x = 1\n")
     result = forked.call("empty").result
     assert result["error_type"] == "ToolError"
-    assert result["error"].startswith("Tool empty has no callable function")
+    assert result["error"] == "Tool empty has no callable function"
+    assert "Define `empty` or `run` in" in result["traceback"]
     forked.tool("borrowed", "from os import system as run\n")
     assert forked.call("borrowed").result["error_type"] == "ModuleNotAllowedError"
     forked.tool("tuned", "import os as tuned\ndef run(): return 1\n")
@@ -340,6 +344,33 @@ def test_an_installed_package_of_an_allowed_name_counts(runs, tmp_path):
     path.write_text("def run(): return 2\n")
     os.utime(path, ns=(10**18, 10**18))
     assert runs.call("vendor.jobs:run").value == 2
+
+
+PROBE = """
+import json, sys
+print(json.dumps({"sys_path": [p for p in sys.path if p], "executable": sys.executable, "prefix": sys.prefix,
+    "exec_prefix": sys.exec_prefix, "base_prefix": sys.base_prefix, "base_exec_prefix": sys.base_exec_prefix}))
+"""
+
+
+def test_virtual_environments_and_editable_installs_work_as_in_plain_python(runs, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=False)
+    runs.python = str(tmp_path / "venv" / "bin" / "python")
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    write(tmp_path / "source" / "editable.py", "X = 'editable'\n")
+    write(tmp_path / "hooked" / "by_code.py", "X = 'by code'\n")
+    write(site / "installed.py", "X = 'installed'\n")
+    write(site / "a.pth", f"{tmp_path / 'source'}\n")
+    write(site / "b.pth", f"import sys; sys.path.append({str(tmp_path / 'hooked')!r})\n")
+    if runs.method == "forkserver":
+        said = subprocess.run([runs.python, "-P", "-c", PROBE], capture_output=True, check=True, env=runs.environment)
+        runs.config.update(json.loads(said.stdout), run_site=True)
+    ended = runs.call_source("""
+        import sys, editable, installed, by_code
+        def run():
+            return [editable.X, installed.X, by_code.X, sys.prefix, sys.executable, sys.prefix != sys.base_prefix]
+    """)
+    assert ended.value == ["editable", "installed", "by code", str(tmp_path / "venv"), runs.python, True]
 
 
 def test_a_namespace_package(runs):

@@ -291,3 +291,44 @@ def test_an_edit_after_the_fork_is_seen(runs):
     runs.tool("probe", "def run(): return 2\n")
     live.send("probe")
     assert live.wait().value == 2
+
+
+def test_pools_left_open_are_finished(runs):
+    ended = runs.call_source("""
+        import concurrent.futures, time
+        def slow():
+            time.sleep(0.1)
+            print('done')
+        def run():
+            pool = concurrent.futures.ThreadPoolExecutor(2)
+            for _ in range(4):
+                pool.submit(slow)
+            return 'queued'
+    """)
+    assert (ended.value, ended.stdout) == ("queued", b"done\n" * 4)
+
+
+def test_a_process_left_running_is_joined(runs):
+    ended = runs.call_source("""
+        import multiprocessing, time
+        def slow():
+            time.sleep(0.1)
+            print('child done', flush=True)
+        def run():
+            multiprocessing.get_context('fork').Process(target=slow).start()
+            return 1
+    """)
+    assert (ended.value, ended.stdout) == (1, b"child done\n")
+
+
+def test_a_faulty_file_beside_does_no_harm(forked):
+    forked.tool("bad", "def run(:")
+    forked.tool("deep", "x = " + "-" * 20_000 + "1\n")
+    (forked.tools / "bytes.py").write_bytes(b"\xff\x00")
+    (forked.tools / "gone.py").symlink_to("nowhere")
+    forked.tool("fine", "def run(): return 1\n")
+    assert forked.call("fine").value == 1
+    for name in ("bad", "deep", "bytes"):
+        ended = forked.call(name)
+        assert (ended.result["kind"], ended.code) == ("raised", 0), name
+    assert forked.call("gone").result["error_type"] == "ToolNotFoundError"
