@@ -1,15 +1,20 @@
 //! `executor` runs Python jobs safely: each attempt in its own fresh process, its whole tree killed
 //! at the deadline, everything recorded. The map, in reading order:
 
+// Pure: data and decisions.
 pub mod clock; // wall-clock time and how it is written
-pub mod config; // settings, the only reader of the environment
-pub mod cron;
-pub mod frame; // frames to and from a run, pure
 pub mod job; // the vocabulary of jobs
-pub mod ledger; // the queue and the record
-pub mod log; // log lines
 pub mod outcome; // the vocabulary of endings
-pub mod payload; // bytes from outside → a job, or what is wrong, pure
-pub mod policy; // defaults and dispositions, pure
+pub mod payload; // bytes from outside → a job, or what is wrong
+pub mod policy; // which defaults a job gets, what becomes of an ending
+pub mod frame; // frames to and from a run
+pub mod cron; // when an expression fires
+
+// For everyone.
+pub mod config; // settings, the only reader of the environment
+pub mod log; // log lines
 pub mod signals; // what asks us to end
-pub mod slots; // one attempt in its own process tree // cron expressions, pure
+
+// The record and the runs.
+pub mod ledger; // the queue and the record
+pub mod slots; // one attempt in its own process tree

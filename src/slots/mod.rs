@@ -2,20 +2,40 @@
 //!
 //! Knows nothing of Redis, SQL or schedules. `docs/design/slots.md` tells how a slot works.
 
+mod attempt;
+mod ending;
+mod interpreter;
+mod keeper;
+mod output;
+mod shim;
+mod slot;
+mod spawn;
+mod tmpdir;
+mod tree;
+mod verdict;
+mod watching;
+
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 
+pub use spawn::{LAUNCH, harden, launch};
+
 use crate::job::{JobId, Limits, StartMethod, Target};
 use crate::log::OutputSink;
-use crate::outcome::{Report, RunEvent};
+use crate::outcome::{Outcome, Report, RunEvent, Usage};
+use keeper::Keeper;
 
 /// How slots are set up. The same for all runs.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The binary whose [`LAUNCH`] calls [`launch`]: the executor's own.
+    pub launcher: PathBuf,
     /// How many attempts run at once.
     pub slots: usize,
     /// `python3`, or a path.
@@ -60,7 +80,7 @@ pub enum SlotsError {
         what: &'static str,
         /// Why not.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -108,8 +128,31 @@ pub enum Stop {
 }
 
 /// All slots. Cheap to share.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    shared: Arc<Shared>,
+}
+
 #[derive(Debug)]
-pub struct Slots {}
+struct Shared {
+    setup: Setup,
+    keeper: Keeper,
+    output: OutputSink,
+    tier: Tier,
+    interpreter: Interpreter,
+}
+
+/// What every birth needs.
+#[derive(Debug)]
+struct Setup {
+    options: Options,
+    executable: PathBuf,
+    config: String,
+    shim: PathBuf,
+    constant: spawn::Constant,
+    /// One clock tick of `/proc`.
+    tick: Duration,
+}
 
 /// The means by which runs are kept apart and ended, as `/healthz` and `doctor` name them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,20 +173,44 @@ pub struct Interpreter {
 }
 
 impl Slots {
-    /// Probes the interpreter, starts the keeper and its slots. Blocking work happens off the
-    /// runtime.
-    pub async fn start(_options: Options, _output: OutputSink) -> Result<Self, SlotsError> {
-        unimplemented!()
+    /// Probes the interpreter, starts the slots and sees one of them at work. Blocking work happens
+    /// off the runtime.
+    ///
+    /// # Errors
+    /// [`SlotsError::Interpreter`] if it cannot run jobs, [`SlotsError::System`] if the runtime
+    /// directory or a process cannot be made.
+    pub async fn start(options: Options, output: OutputSink) -> Result<Self, SlotsError> {
+        let (setup, interpreter) = tokio::task::spawn_blocking(move || Setup::make(options))
+            .await
+            .map_err(|error| system("prepare the slots")(io::Error::other(error)))??;
+        let keeper = Keeper::new(setup.options.slots);
+        let shared = Arc::new(Shared { setup, keeper, output, tier: spawn::tier(), interpreter });
+        let slots = Self { shared };
+        let shared = &slots.shared;
+        let begin = || slot::Slot::start(&shared.setup).map_err(system("start a slot"));
+        shared.keeper.put(Some(begin()?));
+        let ready =
+            shared.keeper.take(&shared.setup).await.map_err(|reason| SlotsError::Interpreter {
+                interpreter: shared.setup.options.interpreter.clone(),
+                reason,
+            })?;
+        let mut slot = ready.slot;
+        slot.park(ready.process);
+        shared.keeper.put(Some(slot));
+        for _ in 1..shared.setup.options.slots {
+            slots.give_back(begin()?, ending::Health::Clean);
+        }
+        Ok(slots)
     }
 
     /// The interpreter in use.
     pub fn interpreter(&self) -> &Interpreter {
-        unimplemented!()
+        &self.shared.interpreter
     }
 
     /// The isolation in force.
     pub fn tier(&self) -> &Tier {
-        unimplemented!()
+        &self.shared.tier
     }
 
     /// Makes one attempt: waits for a free slot (the caller keeps to the number of slots), runs,
@@ -151,16 +218,111 @@ impl Slots {
     /// is an outcome.
     pub async fn run(
         &self,
-        _run: Run,
-        _stop: watch::Receiver<Stop>,
-        _started: impl FnOnce(u32) + Send,
-        _events: mpsc::Sender<RunEvent>,
+        run: Run,
+        stop: watch::Receiver<Stop>,
+        started: impl FnOnce(u32) + Send,
+        events: mpsc::Sender<RunEvent>,
     ) -> Report {
-        unimplemented!()
+        let setup = &self.shared.setup;
+        let mut ready = match self.shared.keeper.take(setup).await {
+            Ok(ready) => ready,
+            Err(reason) => return not_started(setup, reason),
+        };
+        let place = Place { keeper: &self.shared.keeper };
+        let made =
+            attempt::make(setup, &self.shared.output, &mut ready, &run, stop, started, events)
+                .await;
+        let (report, health) = made.unwrap_or_else(|error| {
+            let reason = format!("the system refused: {}", keeper::text(&error));
+            (not_started(setup, reason), ending::Health::Spoilt)
+        });
+        std::mem::forget(place);
+        self.give_back(ready.slot, health);
+        report
     }
 
-    /// Ends keeper and slots with everything under them.
+    /// Prepares the next process behind the caller's back, so that the report does not wait for it.
+    fn give_back(&self, mut slot: slot::Slot, health: ending::Health) {
+        let shared = Arc::clone(&self.shared);
+        if health == ending::Health::Spoilt {
+            slot.retire();
+            shared.keeper.put(None);
+            return;
+        }
+        tokio::spawn(async move {
+            let well = match slot.process().await {
+                Ok(process) => {
+                    slot.park(process);
+                    true
+                }
+                Err(slot::SlotError::Refused(_)) => true,
+                Err(_) => false,
+            };
+            shared.keeper.put(well.then_some(slot));
+        });
+    }
+
+    /// Ends the slots with everything under them. Runs still under way are given three seconds to
+    /// come back by themselves: stop them first.
     pub async fn close(&self) {
-        unimplemented!()
+        self.shared.keeper.close(Duration::from_secs(3)).await;
+    }
+}
+
+/// A place taken from the keeper: given back empty if the run is dropped half-way.
+struct Place<'a> {
+    keeper: &'a Keeper,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.keeper.put(None);
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> SlotsError {
+    move |source| SlotsError::System { what, source }
+}
+
+fn not_started(setup: &Setup, reason: String) -> Report {
+    Report {
+        outcome: Outcome::NotStarted(reason),
+        pid: None,
+        start_method: setup.options.start_method,
+        finished_at: crate::clock::now(),
+        exit: None,
+        usage: Usage::default(),
+        survivors_killed: 0,
+        log_tail: String::new(),
+        log_bytes: 0,
+    }
+}
+
+impl Setup {
+    fn make(options: Options) -> Result<(Self, Interpreter), SlotsError> {
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(|error| system("become a sub-reaper")(error.into()))?;
+        let probe = interpreter::Probe::ask(&options)?;
+        let dir = &options.runtime_dir;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .create(dir)
+            .and_then(|()| tmpdir::reset(dir))
+            .map_err(system("prepare the runtime directory"))?;
+        let shim = shim::write(dir).map_err(system("write the shim"))?;
+        let ticks =
+            nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+        let setup = Self {
+            executable: probe.executable.clone(),
+            config: probe.config(&options, &shim),
+            constant: spawn::Constant {
+                open_files: options.limits.open_files,
+                file_size: options.limits.file_size_bytes,
+            },
+            tick: Duration::from_secs(1) / u32::try_from(ticks.max(1)).unwrap_or(100),
+            shim,
+            options,
+        };
+        Ok((setup, probe.describe()))
     }
 }

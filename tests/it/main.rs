@@ -2,5 +2,5 @@
 //! real signals.
 
 mod cron;
-
+mod slots;
 mod support;

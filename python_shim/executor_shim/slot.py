@@ -1,0 +1,232 @@
+"""A slot: a process that only forks and reaps; the executor decides everything (docs/design/slots.md).
+
+Started by the launcher as `python -I -S -X utf8 slot.py CONFIG`, already a sub-reaper in its own session. On 0 the
+control socket `go` (which is the lifeline, too), on 1 the request socket `ctl`, on 2 the log. Must not run code of users, and must
+stay lean: every module loaded here is paid for by every fork.
+"""
+import sys
+import posix
+from posix import fork, read, wait4, write
+import _json
+import _signal
+from time import sleep
+
+_DEFAULTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGPIPE, _signal.SIGXFSZ)
+
+
+class _Scan:
+    "What the C scanner wants to know: plain JSON."
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    memo = {}
+    parse_constant = {"-Infinity": -1e999, "Infinity": 1e999, "NaN": 1e999 - 1e999}.__getitem__
+
+
+def parse(text):
+    "JSON text to a value, without the price of the json package."
+    return _json.make_scanner(_Scan())(text, 0)[0]
+
+
+def own_descriptors():
+    "Moves `go` and `ctl` away from 0 and 1, not to be inherited; 0 becomes /dev/null, 1 the log."
+    go = posix.dup(0)
+    ctl = posix.dup(1)
+    posix.set_inheritable(go, False)
+    posix.set_inheritable(ctl, False)
+    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    posix.dup2(null, 0)
+    posix.dup2(2, 1)
+    posix.close(null)
+    return go, ctl
+
+
+def spawner(config, text, ctl):
+    "The birth of a run as a newly executed interpreter; it finds the request socket on 0."
+    argv = [config["executable"], "-P", "-X", "utf8", config["shim"] + "/executor_shim/spawned.py", text]
+    actions = [(posix.POSIX_SPAWN_DUP2, ctl, 0)]
+    environ = config["environment"]
+
+    def birth():
+        return posix.posix_spawn(argv[0], argv, environ, file_actions=actions, setsid=True, setsigmask=(),
+                                 setsigdef=_DEFAULTS)
+    return birth
+
+
+def stand_in_for_site(config):
+    "What `-S` left out, as the interpreter itself told it; `site` proper only where a `.pth` runs code."
+    if config["run_site"]:
+        import site
+        site.main()
+    for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
+        setattr(sys, name, config[name])
+    sys.path[:] = config["sys_path"]
+
+
+def forker(config, go, ctl):
+    "The birth of a run as a fork of this prepared interpreter."
+    stand_in_for_site(config)
+    sys.path.insert(0, config["shim"])
+    from executor_shim import runner
+    runner.configure(config)
+    import gc
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    setsid, close, signal, default, status = posix.setsid, posix.close, _signal.signal, _signal.SIG_DFL, 96
+
+    def birth():
+        pid = fork()
+        if pid:
+            return pid
+        try:
+            setsid()
+            close(go)
+            for number in _DEFAULTS[:3]:
+                signal(number, default)
+            signal(2, _signal.default_int_handler)
+            gc.enable()
+            runner.attend(ctl)
+        finally:
+            posix._exit(status)
+    return birth
+
+
+def reap(leader):
+    """Takes the leader's status, then those of all other zombies.
+
+    Answers status (u32; all ones: not dead), user and system time in µs (u64), peak memory in KiB (u64), number of others (u32),
+    their time in µs (u64), and one byte: 1 while children live.
+    """
+    status, used, peak, others, theirs, left = 0xFFFFFFFF, 0, 0, 0, 0, 1
+    try:
+        if leader:
+            pid, code, usage = wait4(leader, 1)
+            if pid:
+                status, used, peak = code, int((usage[0] + usage[1]) * 1000000), usage[2]
+        for _ in range(10000):
+            pid, code, usage = wait4(-1, 1)
+            if not pid:
+                break
+            if pid == leader:
+                status, used, peak = code, int((usage[0] + usage[1]) * 1000000), usage[2]
+                continue
+            others += 1
+            theirs += int((usage[0] + usage[1]) * 1000000)
+    except ChildProcessError:
+        left = 0
+    return (b"R" + status.to_bytes(4, "little") + used.to_bytes(8, "little") + peak.to_bytes(8, "little")
+            + others.to_bytes(4, "little") + theirs.to_bytes(8, "little") + left.to_bytes(1, "little"))
+
+
+def reap_some(message):
+    "Takes the statuses of the zombies named, during a run; answers their number and time as `reap` does."
+    others = theirs = 0
+    for at in range(1, len(message), 4):
+        try:
+            pid, _, usage = wait4(int.from_bytes(message[at:at + 4], "little"), 1)
+        except ChildProcessError:
+            continue
+        if pid:
+            others += 1
+            theirs += int((usage[0] + usage[1]) * 1000000)
+    return b"R" + b"\xff" * 4 + bytes(16) + others.to_bytes(4, "little") + theirs.to_bytes(8, "little") + b"\x01"
+
+
+def children(pid):
+    "Children of all threads of a process."
+    found = []
+    try:
+        threads = posix.listdir("/proc/%d/task" % pid)
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            at = posix.open("/proc/%d/task/%s/children" % (pid, thread), posix.O_RDONLY)
+        except OSError:
+            continue
+        text = b""
+        try:
+            while piece := read(at, 65536):
+                text += piece
+        except OSError:
+            pass
+        posix.close(at)
+        found.extend(int(word) for word in text.split())
+    return found
+
+
+def descendants():
+    "All processes under this one."
+    found, todo = [], [posix.getpid()]
+    while todo:
+        more = children(todo.pop())
+        found += more
+        todo += more
+    return found
+
+
+def signal_all(pids, number):
+    "Sends a signal to each that is still there."
+    for pid in pids:
+        try:
+            posix.kill(pid, number)
+        except OSError:
+            pass
+
+
+def end_everything():
+    "The lifeline broke: freezes and kills all that is under this slot, until nothing is left to wait for."
+    while True:
+        frozen = set()
+        for _ in range(1000):
+            fresh = [pid for pid in descendants() if pid not in frozen]
+            if not fresh:
+                break
+            signal_all(fresh, _signal.SIGSTOP)
+            frozen.update(fresh)
+        signal_all(frozen, _signal.SIGKILL)
+        try:
+            while wait4(-1, 1)[0]:
+                pass
+        except ChildProcessError:
+            return
+        sleep(0.001)
+
+
+def serve(go, birth):
+    "One message, one act, one answer, until the executor is gone."
+    while True:
+        try:
+            message = read(go, 65536)
+        except OSError:
+            message = b""
+        kind = message[:1]
+        if kind == b"a":
+            answer = reap(int.from_bytes(message[1:5], "little"))
+        elif kind == b"f":
+            try:
+                answer = b"F" + birth().to_bytes(4, "little")
+            except OSError as error:
+                answer = b"E" + str(error).encode()
+        elif kind == b"o":
+            answer = reap_some(message)
+        else:
+            end_everything()
+            posix._exit(0)
+        try:
+            write(go, answer)
+        except OSError:
+            pass
+
+
+def main():
+    text = sys.argv[1]
+    config = parse(text)
+    go, ctl = own_descriptors()
+    birth = forker(config, go, ctl) if config["start_method"] == "forkserver" else spawner(config, text, ctl)
+    serve(go, birth)
+
+
+main()

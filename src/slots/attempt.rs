@@ -1,0 +1,404 @@
+//! One attempt, from its request to its report, in a slot that has a process ready.
+//!
+//! The loop waits; `verdict.rs` decides; `tree.rs` kills. Must not outlive its tree.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use super::ending::{self, Health, Over, Remains};
+use super::keeper::Ready;
+use super::output::{Handle, Output, read_now, read_ready};
+use super::slot::{Process, Slot};
+use super::verdict::{self, Ended, Facts, Word};
+use super::watching::{self, Baseline, Watch};
+use super::{Action, Run, Setup, Stop, interpreter, spawn, tmpdir, tree};
+use crate::frame::{Decoder, Frame, Request};
+use crate::job::StartMethod;
+use crate::log::{Origin, OutputSink};
+use crate::outcome::{Outcome, Report, RunEvent, Usage};
+
+/// How long a run has to write its stack.
+const STACK_PATIENCE: Duration = Duration::from_millis(100);
+const DUMP_MAX: usize = 64 << 10;
+/// After a stop that brooks no grace.
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// Channels and descriptors of one attempt, on our side.
+struct Attempt<'a> {
+    setup: &'a Setup,
+    run: &'a Run,
+    slot: &'a Slot,
+    process: &'a Process,
+    frames: AsyncFd<OwnedFd>,
+    /// Somebody may still write frames.
+    open: bool,
+    dump: OwnedFd,
+    decoder: Decoder,
+    watch: Watch,
+    baseline: Baseline,
+    deadline: Instant,
+    word: Option<Word>,
+    partial: Option<Box<RawValue>>,
+    stalled: Option<RunEvent>,
+    ended: Option<Ended>,
+    kill_at: Option<Instant>,
+}
+
+/// Makes the attempt. An error means that the run was never asked.
+pub(super) async fn make(
+    setup: &Setup,
+    sink: &OutputSink,
+    ready: &mut Ready,
+    run: &Run,
+    mut stop: watch::Receiver<Stop>,
+    started: impl FnOnce(u32) + Send,
+    events: mpsc::Sender<RunEvent>,
+) -> io::Result<(Report, Health)> {
+    let (slot, process) = (&ready.slot, &ready.process);
+    let tmp = tmpdir::make(&setup.options.runtime_dir)?;
+    let asked = Attempt::ask(setup, sink, slot, process, run, &tmp);
+    let (mut attempt, output) = match asked {
+        Ok(asked) => asked,
+        Err(error) => {
+            tmpdir::remove(tmp).await?;
+            return Err(error);
+        }
+    };
+    started(process.pid.unsigned_abs());
+    let over = attempt.work(&mut stop, &events).await;
+    let (remains, health) = ending::clear(slot, process, over).await;
+    attempt.take_last_frames(&events).await;
+    let finished_at = crate::clock::now();
+    if let Err(error) = tmpdir::remove(tmp).await {
+        tracing::warn!(event = "tmpdir_not_removed", %error, job_id = %run.job_id, "a run's TMPDIR could not be removed");
+    }
+    let (log_tail, log_bytes) = output.finish().await;
+    let usage = attempt.usage(&remains);
+    let outcome = attempt.verdict(over, &remains, &log_tail);
+    let report = Report {
+        outcome,
+        pid: Some(process.pid.unsigned_abs()),
+        start_method: setup.options.start_method,
+        finished_at,
+        exit: remains.exit,
+        usage,
+        survivors_killed: remains.survivors,
+        log_tail,
+        log_bytes,
+    };
+    Ok((report, health))
+}
+
+impl<'a> Attempt<'a> {
+    /// Makes the channels and sends the request: from here on the run runs.
+    fn ask(
+        setup: &'a Setup,
+        sink: &OutputSink,
+        slot: &'a Slot,
+        process: &'a Process,
+        run: &'a Run,
+        tmp: &Path,
+    ) -> io::Result<(Self, Handle)> {
+        let ((frames, frames_theirs), (stdout, stdout_theirs), (stderr, stderr_theirs)) =
+            (spawn::pipe()?, spawn::pipe()?, spawn::pipe()?);
+        let dump = spawn::memory(c"executor-dump", None)?;
+        let origin = Arc::new(Origin {
+            job_id: run.job_id.clone(),
+            attempt: run.attempt,
+            run_id: run.run_id.clone(),
+            experiment_id: run.experiment_id.clone(),
+        });
+        let options = &setup.options;
+        let message = request(run, tmp, options.limits.memory_bytes.is_some())
+            .encode(process.pid.unsigned_abs())?;
+        let attached = message
+            .attached
+            .map(|json| spawn::memory(c"executor-request", Some(&json)))
+            .transpose()?;
+        let baseline = baseline(setup, process);
+        watching::stand_behind(process.pid, &options.limits, &baseline);
+        let frames = spawn::watched(frames)?;
+        let output = Output::start(stdout, stderr, options.log_tail_bytes, origin, sink.clone())?;
+        let mut fds = vec![&frames_theirs, &stdout_theirs, &stderr_theirs, &dump];
+        fds.extend(&attached);
+        spawn::send(&slot.ctl, &message.datagram, &fds)?;
+        let attempt = Self {
+            setup,
+            run,
+            slot,
+            process,
+            frames,
+            dump,
+            open: true,
+            decoder: Decoder::default(),
+            watch: Watch::new(options.limits, baseline, setup.tick),
+            baseline,
+            deadline: Instant::now() + run.timeout,
+            word: None,
+            partial: None,
+            stalled: None,
+            ended: None,
+            kill_at: None,
+        };
+        Ok((attempt, output))
+    }
+
+    /// Waits for whatever comes first, until the tree is to be cleared.
+    async fn work(
+        &mut self,
+        stop: &mut watch::Receiver<Stop>,
+        events: &mpsc::Sender<RunEvent>,
+    ) -> Over {
+        let mut stoppable = true;
+        let asked = *stop.borrow_and_update();
+        self.stop(asked).await;
+        loop {
+            let ending = self.kill_at.is_some();
+            let wake = self.kill_at.unwrap_or(self.deadline);
+            tokio::select! {
+                ready = self.process.pidfd.readable() => {
+                    drop(ready);
+                    return Over::Exited;
+                }
+                ready = self.slot.pidfd.readable() => {
+                    drop(ready);
+                    return Over::SlotLost;
+                }
+                () = sleep_until(wake.into()) => {
+                    if ending {
+                        return Over::Kill;
+                    }
+                    self.end(Ended::Timeout, self.setup.options.kill_grace).await;
+                }
+                changed = stop.changed(), if stoppable => {
+                    stoppable = changed.is_ok();
+                    let asked = *stop.borrow_and_update();
+                    self.stop(asked).await;
+                }
+                permit = events.reserve(), if self.stalled.is_some() => {
+                    if let (Some(event), Ok(permit)) = (self.stalled.take(), permit) {
+                        permit.send(event);
+                    }
+                    self.decode(events).await;
+                }
+                ready = self.frames.readable(), if self.stalled.is_none() && self.open && !self.is_broken() => {
+                    drop(ready);
+                    self.read_frames(read_ready, events).await;
+                }
+                () = sleep_until(self.watch.next.into()) => self.look().await,
+            }
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self.ended, Some(Ended::Protocol(_)))
+    }
+
+    /// Follows a wish from outside. The first reason stays; a later one can only shorten the grace.
+    async fn stop(&mut self, stop: Stop) {
+        let (ended, grace) = match stop {
+            Stop::No => return,
+            Stop::Shutdown(grace) => (Ended::Shutdown, grace),
+            Stop::Cancel => (Ended::Cancel, self.setup.options.kill_grace),
+            Stop::Kill => (Ended::Shutdown, AT_ONCE),
+        };
+        self.end(ended, grace).await;
+    }
+
+    /// Starts the end: the stack, SIGTERM to all, and the instant of SIGKILL.
+    async fn end(&mut self, ended: Ended, grace: Duration) {
+        let at = Instant::now() + grace;
+        self.kill_at = Some(self.kill_at.map_or(at, |set| set.min(at)));
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(ended);
+        self.ask_for_stack().await;
+        if grace > AT_ONCE {
+            tree::ask_to_end(self.slot.pid);
+        }
+    }
+
+    /// Has the run's own process write its stack, if it still has the handler.
+    async fn ask_for_stack(&self) {
+        let pid = self.process.pid;
+        if !tree::handles(pid, interpreter::STACK_SIGNAL)
+            || tree::signal_numbered(self.process.pidfd.get_ref(), interpreter::STACK_SIGNAL)
+                .is_err()
+        {
+            return;
+        }
+        let asked = Instant::now();
+        let mut before = 0;
+        while asked.elapsed() < STACK_PATIENCE {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            let size = rustix::fs::fstat(&self.dump).map_or(0, |stat| stat.st_size);
+            if size > 0 && size == before {
+                return;
+            }
+            before = size;
+        }
+    }
+
+    async fn look(&mut self) {
+        let (breach, zombies) = self.watch.look(self.slot.pid, self.process.pid);
+        if !zombies.is_empty()
+            && let Ok(theirs) = self.slot.reap_some(&zombies).await
+        {
+            self.watch.reaped += theirs;
+        }
+        if let Some(breach) = breach {
+            self.end(Ended::Limit(breach), self.setup.options.kill_grace).await;
+        }
+    }
+
+    async fn read_frames(
+        &mut self,
+        read: fn(&AsyncFd<OwnedFd>, &mut [u8]) -> io::Result<usize>,
+        events: &mpsc::Sender<RunEvent>,
+    ) -> bool {
+        let mut chunk = [0; 16 << 10];
+        match read(&self.frames, &mut chunk) {
+            // A closed pipe stays readable: it must not be waited for again.
+            Ok(0) => {
+                self.open = false;
+                false
+            }
+            Err(_) => false,
+            Ok(n) => {
+                self.decoder.feed(&chunk[..n]);
+                self.decode(events).await;
+                true
+            }
+        }
+    }
+
+    /// Takes frames until one has to wait for its reader.
+    async fn decode(&mut self, events: &mpsc::Sender<RunEvent>) {
+        while self.stalled.is_none() && !self.is_broken() {
+            match self.decoder.next_frame() {
+                None => return,
+                Some(Ok(Frame::Event(event))) => self.tell(event, events),
+                Some(Ok(Frame::Succeeded(success))) => self.say(Word::Succeeded(success)).await,
+                Some(Ok(Frame::Failed(failed))) => self.say(Word::Failed(failed)).await,
+                Some(Err(error)) => self.end(Ended::Protocol(error.to_string()), AT_ONCE).await,
+            }
+        }
+    }
+
+    async fn say(&mut self, word: Word) {
+        if self.word.is_some() {
+            self.end(Ended::Protocol("a second result".to_owned()), AT_ONCE).await;
+        } else {
+            self.word = Some(word);
+        }
+    }
+
+    /// Passes an event on without waiting. What is only a number of the moment may be lost.
+    fn tell(&mut self, event: RunEvent, events: &mpsc::Sender<RunEvent>) {
+        if let RunEvent::Partial(value) = &event {
+            self.partial = Some(value.clone());
+        }
+        if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(event)
+            && matches!(event, RunEvent::Emit { .. } | RunEvent::Partial(_))
+        {
+            self.stalled = Some(event);
+        }
+    }
+
+    /// What is left in the pipe once nobody can write any more. A reader that does not read is waited
+    /// for a second at most.
+    async fn take_last_frames(&mut self, events: &mpsc::Sender<RunEvent>) {
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            if let Some(event) = self.stalled.take() {
+                let left = until.saturating_duration_since(Instant::now());
+                let _ = tokio::time::timeout(left, events.send(event)).await;
+            }
+            self.decode(events).await;
+            if self.stalled.is_none()
+                && (self.is_broken() || !self.read_frames(read_now, events).await)
+            {
+                return;
+            }
+        }
+    }
+
+    fn usage(&self, remains: &Remains) -> Usage {
+        let all =
+            remains.cpu.map(|cpu| (cpu + self.watch.reaped).saturating_sub(self.baseline.cpu));
+        Usage {
+            cpu_seconds: all.unwrap_or_default().max(self.watch.cpu).as_secs_f64(),
+            max_rss_bytes: self.watch.peak_with(remains.leader_peak),
+        }
+    }
+
+    fn verdict(&mut self, over: Over, remains: &Remains, log_tail: &str) -> Outcome {
+        let dump = self.read_dump();
+        verdict::decide(Facts {
+            word: self.word.take(),
+            exit: remains.exit,
+            ended: self.ended.take(),
+            slot_lost: over == Over::SlotLost || remains.exit.is_none(),
+            dump: &dump,
+            log_tail,
+            partial: self.partial.take(),
+            timeout: self.run.timeout,
+            memory_limited: self.setup.options.limits.memory_bytes.is_some(),
+            cpu_limited: self.setup.options.limits.cpu.is_some(),
+        })
+    }
+
+    fn read_dump(&self) -> String {
+        let mut bytes = vec![0; DUMP_MAX];
+        let n = rustix::io::pread(&self.dump, &mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+}
+
+fn baseline(setup: &Setup, process: &Process) -> Baseline {
+    let memory = tree::memory(process.pid);
+    let forked = setup.options.start_method == StartMethod::Forkserver;
+    Baseline {
+        memory,
+        cpu: if process.parked { watching::cpu_of(process.pid) } else { Duration::ZERO },
+        inherited: if forked { memory.anonymous } else { 0 },
+    }
+}
+
+fn request<'r>(run: &'r Run, tmp: &Path, memory_limited: bool) -> Request<'r> {
+    let mut env = BTreeMap::from([
+        ("EXECUTOR_JOB_ID", run.job_id.to_string()),
+        ("EXECUTOR_ATTEMPT", run.attempt.to_string()),
+        ("TMPDIR", tmp.to_string_lossy().into_owned()),
+    ]);
+    if let Some(id) = &run.run_id {
+        env.insert("EXECUTOR_RUN_ID", id.clone());
+    }
+    if let Some(id) = &run.experiment_id {
+        env.insert("EXECUTOR_EXPERIMENT_ID", id.clone());
+    }
+    Request {
+        job_id: run.job_id.as_str(),
+        attempt: run.attempt,
+        run_id: run.run_id.as_deref(),
+        experiment_id: run.experiment_id.as_deref(),
+        action: match run.action {
+            Action::Call => "call",
+            Action::Check => "check",
+        },
+        target: &run.target,
+        parameters: &run.parameters,
+        env,
+        memory_limited,
+    }
+}

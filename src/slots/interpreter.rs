@@ -1,0 +1,161 @@
+//! What the configured interpreter is: asked once, by itself. Makes the constant configuration of runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Interpreter, Options, SlotsError};
+use crate::job::StartMethod;
+
+/// The private real-time signal that makes a run write its stack.
+pub(super) const STACK_SIGNAL: i32 = 50;
+const OLDEST: (u32, u32) = (3, 11);
+
+/// Says what `site` made of it. Never `realpath`: behind the link a virtual environment is lost.
+const PROBE: &str = r#"
+import sys, os, json
+def lines(directory):
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(".pth") and name != "distutils-precedence.pth":
+            try:
+                with open(os.path.join(directory, name), errors="replace") as file:
+                    yield from file
+            except OSError:
+                pass
+print("\n" + json.dumps({
+    "executable": sys.executable, "version": list(sys.version_info[:3]), "implementation": sys.implementation.name,
+    "sys_path": [p for p in sys.path if p], "prefix": sys.prefix, "exec_prefix": sys.exec_prefix,
+    "base_prefix": sys.base_prefix, "base_exec_prefix": sys.base_exec_prefix,
+    "run_site": any(l.startswith(("import ", "import\t")) for p in sys.path if p for l in lines(p))}))
+"#;
+
+/// An interpreter's own account.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Probe {
+    pub(super) executable: PathBuf,
+    version: (u32, u32, u32),
+    implementation: String,
+    sys_path: Vec<String>,
+    prefix: String,
+    exec_prefix: String,
+    base_prefix: String,
+    base_exec_prefix: String,
+    run_site: bool,
+}
+
+impl Probe {
+    /// Asks the interpreter. Blocks for as long as it takes to start one.
+    pub(super) fn ask(options: &Options) -> Result<Self, SlotsError> {
+        let refuse = |reason: String| SlotsError::Interpreter {
+            interpreter: options.interpreter.clone(),
+            reason,
+        };
+        let known = super::spawn::known();
+        let output = Command::new(&options.interpreter)
+            .args(["-P", "-X", "utf8", "-c", PROBE])
+            .env_clear()
+            .envs(&options.environment)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| refuse(format!("it cannot be started: {error}")))?;
+        drop(known);
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said
+                .lines()
+                .rfind(|line| !line.trim().is_empty())
+                .unwrap_or("it says nothing")
+                .to_owned();
+            return Err(refuse(format!(
+                "asked for its version and paths it fails ({}): {last}; it must be Python 3.11 or newer",
+                output.status
+            )));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let probe: Self =
+            text.lines().next_back().and_then(|line| serde_json::from_str(line).ok()).ok_or_else(
+                || refuse("asked for its version and paths it gives no answer".to_owned()),
+            )?;
+        probe.check().map_err(refuse)?;
+        Ok(probe)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if (self.version.0, self.version.1) < OLDEST {
+            return Err(format!(
+                "it is Python {}, and 3.11 or newer is needed",
+                self.version_text()
+            ));
+        }
+        if self.implementation != "cpython" {
+            return Err(format!("it is {}, and CPython is needed", self.implementation));
+        }
+        if self.executable.as_os_str().is_empty() {
+            return Err("it does not know its own executable".to_owned());
+        }
+        Ok(())
+    }
+
+    fn version_text(&self) -> String {
+        let (major, minor, patch) = self.version;
+        format!("{major}.{minor}.{patch}")
+    }
+
+    pub(super) fn describe(&self) -> Interpreter {
+        Interpreter { executable: self.executable.clone(), version: self.version_text() }
+    }
+
+    /// The constant configuration (frames.md section 1).
+    pub(super) fn config(&self, options: &Options, shim: &Path) -> String {
+        let start_method = match options.start_method {
+            StartMethod::Forkserver => "forkserver",
+            StartMethod::Spawn => "spawn",
+        };
+        // A spawned run has gone through `site` itself and keeps its own path.
+        let sys_path = (options.start_method == StartMethod::Forkserver).then_some(&self.sys_path);
+        json!({
+            "tasks_path": options.tasks_path, "tools_path": options.tools_path, "allowed": options.allowed_modules,
+            "result_max_bytes": options.result_max_bytes, "sys_path": sys_path, "executable": self.executable,
+            "prefix": self.prefix, "exec_prefix": self.exec_prefix, "base_prefix": self.base_prefix,
+            "base_exec_prefix": self.base_exec_prefix, "run_site": self.run_site, "stack_signal": STACK_SIGNAL,
+            "environment": options.environment, "preload": [], "shim": shim, "start_method": start_method,
+        })
+        .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(version: (u32, u32, u32), implementation: &str) -> Probe {
+        Probe {
+            executable: "/x/python".into(),
+            version,
+            implementation: implementation.into(),
+            sys_path: vec![],
+            prefix: String::new(),
+            exec_prefix: String::new(),
+            base_prefix: String::new(),
+            base_exec_prefix: String::new(),
+            run_site: false,
+        }
+    }
+
+    #[test]
+    fn old_and_foreign_interpreters_are_refused_in_a_sentence() {
+        assert!(probe((3, 11, 0), "cpython").check().is_ok());
+        assert!(probe((4, 0, 0), "cpython").check().is_ok());
+        assert_eq!(
+            probe((3, 10, 9), "cpython").check().unwrap_err(),
+            "it is Python 3.10.9, and 3.11 or newer is needed"
+        );
+        assert!(probe((3, 11, 0), "pypy").check().unwrap_err().contains("CPython"));
+    }
+}

@@ -1,0 +1,258 @@
+//! Our side of one slot: its process, its control socket, the run parked under it.
+//!
+//! The slot only forks and reaps (`slot.py`); this only asks it to. Deciding is `attempt.rs`'s.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use super::output::read_ready;
+use super::{Setup, spawn, tree};
+
+/// How long a slot may take to answer before it is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take before we see to it that it is not stopped.
+const NUDGE: Duration = Duration::from_millis(200);
+
+/// Why a slot did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SlotError {
+    #[error("the slot is gone")]
+    Gone,
+    #[error("the slot does not answer")]
+    Silent,
+    #[error("no process could be made: {0}")]
+    Refused(String),
+    #[error("the system refused")]
+    System(#[from] io::Error),
+}
+
+/// A run's process, parked or at work.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) pidfd: AsyncFd<OwnedFd>,
+    /// It may have done work before its request: the start of an interpreter, which is not the run's.
+    pub(super) parked: bool,
+}
+
+impl Process {
+    pub(super) fn is_alive(&self) -> bool {
+        tree::stat(self.pid).is_some_and(|stat| !stat.is_dead())
+    }
+}
+
+/// What a slot told of the dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reaped {
+    /// The leader's wait status, if it was dead.
+    pub(super) status: Option<i32>,
+    /// Its time, and that of children it waited for.
+    pub(super) used: Duration,
+    /// Peak of its resident set in bytes.
+    pub(super) peak: u64,
+    /// Time of the others.
+    pub(super) theirs: Duration,
+    /// Something under the slot still lives.
+    pub(super) left: bool,
+}
+
+fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
+    let bytes = answer.strip_prefix(b"R")?;
+    let u32_at = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+    let u64_at = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    Some(Reaped {
+        status: u32_at(0).filter(|status| *status != u32::MAX).map(u32::cast_signed),
+        used: Duration::from_micros(u64_at(4)?),
+        peak: u64_at(12)?.saturating_mul(1024),
+        theirs: Duration::from_micros(u64_at(24)?),
+        left: *bytes.get(32)? == 1,
+    })
+}
+
+/// One slot. Dropping it ends it with all that is under it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) pid: i32,
+    pub(super) pidfd: AsyncFd<OwnedFd>,
+    pub(super) ctl: OwnedFd,
+    parked: Option<Process>,
+    go: Option<AsyncFd<OwnedFd>>,
+    child: Option<Child>,
+}
+
+impl Slot {
+    /// Starts one. It answers once its interpreter is up.
+    pub(super) fn start(setup: &Setup) -> io::Result<Self> {
+        let mut command = spawn::launcher(&setup.options.launcher, setup.constant);
+        command
+            .arg(&setup.executable)
+            .args(["-I", "-S", "-X", "utf8"])
+            .arg(setup.shim.join("executor_shim/slot.py"))
+            .arg(&setup.config)
+            .env_clear()
+            .envs(&setup.options.environment);
+        let born = spawn::slot(command)?;
+        let pid = spawn::pid_of(&born.child);
+        let pidfd = pidfd_open(Pid::from_child(&born.child), PidfdFlags::NONBLOCK)?;
+        let log = tokio::net::unix::pipe::Receiver::from_owned_fd(born.log)?;
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(log).split(b'\n');
+            while let Ok(Some(line)) = lines.next_segment().await {
+                tracing::warn!(event = "slot_output", pid, line = %String::from_utf8_lossy(&line), "a slot or a run without its streams wrote");
+            }
+        });
+        Ok(Self {
+            pid,
+            pidfd: spawn::watched(pidfd)?,
+            ctl: born.ctl,
+            parked: None,
+            go: Some(spawn::watched(born.go)?),
+            child: Some(born.child),
+        })
+    }
+
+    /// One message, one answer.
+    async fn order(&self, message: &[u8]) -> Result<Vec<u8>, SlotError> {
+        let go = self.go.as_ref().ok_or(SlotError::Gone)?;
+        spawn::send(go.get_ref(), message, &[]).map_err(|_| SlotError::Gone)?;
+        let mut answer = [0; 512];
+        let asked = Instant::now();
+        loop {
+            let Ok(ready) = tokio::time::timeout(NUDGE, go.readable()).await else {
+                tree::signal(self.pidfd.get_ref(), Signal::CONT);
+                if asked.elapsed() > PATIENCE {
+                    return Err(SlotError::Silent);
+                }
+                continue;
+            };
+            drop(ready?);
+            match read_ready(go, &mut answer) {
+                Ok(0) => return Err(SlotError::Gone),
+                Ok(n) => return Ok(answer[..n].to_vec()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Err(SlotError::Gone),
+            }
+        }
+    }
+
+    /// A new process for a run, which waits for its request.
+    pub(super) async fn birth(&self) -> Result<Process, SlotError> {
+        let answer = self.order(b"f").await?;
+        let pid = match answer.split_first() {
+            Some((b'F', pid)) => {
+                pid.try_into().map(i32::from_le_bytes).map_err(|_| SlotError::Silent)?
+            }
+            Some((b'E', why)) => {
+                return Err(SlotError::Refused(String::from_utf8_lossy(why).into_owned()));
+            }
+            _ => return Err(SlotError::Silent),
+        };
+        // Only an order reaps a child of the slot, so the number still means this process.
+        let raw = Pid::from_raw(pid).ok_or(SlotError::Silent)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        if tree::stat(pid).is_none_or(|stat| stat.parent != self.pid) {
+            return Err(SlotError::Gone);
+        }
+        Ok(Process { pid, pidfd: spawn::watched(pidfd)?, parked: false })
+    }
+
+    /// Reaps `leader` (0: none) and every other zombie.
+    pub(super) async fn reap(&self, leader: i32) -> Result<Reaped, SlotError> {
+        let mut message = vec![b'a'];
+        message.extend_from_slice(&leader.to_le_bytes());
+        parse_reaped(&self.order(&message).await?).ok_or(SlotError::Silent)
+    }
+
+    /// Reaps these zombies while a run goes on; their time.
+    pub(super) async fn reap_some(&self, pids: &[i32]) -> Result<Duration, SlotError> {
+        let mut message = vec![b'o'];
+        for pid in pids.iter().take(1000) {
+            message.extend_from_slice(&pid.to_le_bytes());
+        }
+        Ok(parse_reaped(&self.order(&message).await?).ok_or(SlotError::Silent)?.theirs)
+    }
+
+    /// A process for a run: the parked one if it is well, else a new one.
+    pub(super) async fn process(&mut self) -> Result<Process, SlotError> {
+        if let Some(parked) = self.parked.take() {
+            if parked.is_alive() {
+                return Ok(parked);
+            }
+            self.reap(parked.pid).await?;
+        }
+        self.birth().await
+    }
+
+    /// Keeps a process for the next run.
+    pub(super) fn park(&mut self, process: Process) {
+        self.parked = Some(Process { parked: true, ..process });
+    }
+
+    /// Ends the slot. The thread is done when slot and tree are gone.
+    pub(super) fn retire(mut self) -> Option<JoinHandle<()>> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Option<JoinHandle<()>> {
+        let mut child = self.child.take()?;
+        self.go = None;
+        tree::signal(self.pidfd.get_ref(), Signal::CONT);
+        let pid = self.pid;
+        std::thread::Builder::new()
+            .name("slot-end".to_owned())
+            .spawn(move || end_slot(&mut child, pid))
+            .ok()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Waits until a slot that lost its lifeline is gone, helps after two seconds, and clears up.
+fn end_slot(child: &mut Child, pid: i32) {
+    let begun = Instant::now();
+    let mut killed = tree::Killed::default();
+    while matches!(child.try_wait(), Ok(None)) {
+        if begun.elapsed() > Duration::from_secs(2) && !tree::freeze_and_kill(pid, &mut killed) {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    spawn::known().remove(&pid);
+    tree::end_escapees();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_whole_or_not_at_all() {
+        let mut answer = b"R".to_vec();
+        answer.extend_from_slice(&9u32.to_le_bytes());
+        answer.extend_from_slice(&1500u64.to_le_bytes());
+        answer.extend_from_slice(&4u64.to_le_bytes());
+        answer.extend_from_slice(&2u32.to_le_bytes());
+        answer.extend_from_slice(&7u64.to_le_bytes());
+        answer.push(1);
+        let want = Reaped {
+            status: Some(9),
+            used: Duration::from_micros(1500),
+            peak: 4096,
+            theirs: Duration::from_micros(7),
+            left: true,
+        };
+        assert_eq!(parse_reaped(&answer), Some(want));
+        assert_eq!(parse_reaped(&answer[..answer.len() - 1]), None);
+    }
+}
