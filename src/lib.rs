@@ -18,3 +18,8 @@ pub mod signals; // what asks us to end
 // The record and the runs.
 pub mod ledger; // the queue and the record
 pub mod slots; // one attempt in its own process tree
+
+// What is shown of it.
+pub mod health; // the board
+pub mod http; // health over HTTP
+pub mod notify; // what the service manager is told
