@@ -23,3 +23,6 @@ pub mod slots; // one attempt in its own process tree
 pub mod health; // the board
 pub mod http; // health over HTTP
 pub mod notify; // what the service manager is told
+
+// Redis.
+pub mod link; // the connection, watched

@@ -1,0 +1,177 @@
+//! The connection to Redis: opened, watched, reopened; one log line for each outage and one for its end.
+//!
+//! Knows nothing of jobs. Every call has a deadline; a connection that missed one is dropped, never
+//! used again, because its late answer would be taken for that of the next question.
+
+mod ask;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use crate::config::RedisUrl;
+use crate::health::Health;
+
+pub use ask::{Change, Examination, Follow, examine, push, waiting};
+
+/// How long opening a connection may take.
+const OPENING: Duration = Duration::from_secs(3);
+/// How long an answer may take. The crate's own default is half a second.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Between two looks whether Redis answers, while it does and while it does not.
+const LOOK_UP: Duration = Duration::from_secs(1);
+const LOOK_DOWN: Duration = Duration::from_millis(250);
+
+/// Why Redis could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The URL cannot be used.
+    #[error("the Redis URL cannot be used")]
+    Url(#[source] RedisError),
+    /// No answer, or one that is an error.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
+/// A client for this URL. The crate asks rustls for no crypto provider: it is installed here.
+fn client(url: &RedisUrl) -> Result<Client, LinkError> {
+    // A second installation is refused, and the first serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::open(url.expose()).map_err(LinkError::Url)
+}
+
+async fn open(client: &Client, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(OPENING))
+        .set_response_timeout(Some(answer));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// The daemon's link. Shared by all that talk to Redis.
+#[derive(Debug)]
+pub struct Link {
+    client: Client,
+    shared: Mutex<Option<MultiplexedConnection>>,
+    health: Arc<Health>,
+    up: watch::Sender<bool>,
+    told_down: AtomicBool,
+}
+
+impl Link {
+    /// A link that has not been opened; [`Link::watch`] keeps it open.
+    pub fn new(url: &RedisUrl, health: Arc<Health>) -> Result<Self, LinkError> {
+        Ok(Self {
+            client: client(url)?,
+            shared: Mutex::new(None),
+            health,
+            up: watch::Sender::new(false),
+            told_down: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether Redis answers, as it changes. Each turn to `true` is a return after an outage.
+    pub fn state(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    /// The shared connection, for calls that answer at once.
+    pub async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = &*shared {
+            return Ok(connection.clone());
+        }
+        let connection = open(&self.client, ANSWER).await?;
+        *shared = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection of one's own, for calls that block up to `answer`.
+    pub async fn own(&self, answer: Duration) -> Result<MultiplexedConnection, RedisError> {
+        open(&self.client, answer).await
+    }
+
+    /// The client, for subscriptions.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A call failed: if that was the connection's fault it is dropped, and the outage is noted.
+    pub async fn failed(&self, error: &RedisError) {
+        if !is_outage(error) {
+            return;
+        }
+        *self.shared.lock().await = None;
+        self.note_down(error);
+    }
+
+    /// Looks now and again whether Redis answers; never returns.
+    pub async fn watch(self: Arc<Self>) {
+        let mut since = Instant::now();
+        loop {
+            let looked = self.look().await;
+            match &looked {
+                Ok(()) => self.note_up(since.elapsed()),
+                Err(error) => {
+                    if *self.up.borrow() {
+                        since = Instant::now();
+                    }
+                    *self.shared.lock().await = None;
+                    self.note_down(error);
+                }
+            }
+            tokio::time::sleep(if looked.is_ok() { LOOK_UP } else { LOOK_DOWN }).await;
+        }
+    }
+
+    async fn look(&self) -> Result<(), RedisError> {
+        let mut connection = self.connection().await?;
+        redis::cmd("PING").query_async::<()>(&mut connection).await
+    }
+
+    fn note_up(&self, after: Duration) {
+        self.health.set_redis(true);
+        let told_down = self.told_down.swap(false, Ordering::Relaxed);
+        if told_down {
+            let seconds = after.as_secs_f64();
+            tracing::info!(event = "redis_back", duration_seconds = seconds, "Redis answers again");
+        }
+        self.up.send_if_modified(|up| !std::mem::replace(up, true));
+    }
+
+    fn note_down(&self, error: &RedisError) {
+        self.health.set_redis(false);
+        self.up.send_if_modified(|up| std::mem::replace(up, false));
+        if !self.told_down.swap(true, Ordering::Relaxed) {
+            self.health.metrics().outage();
+            tracing::warn!(event = "redis_lost", error = %error, "Redis does not answer; jobs in the ledger run on, trying again until it does");
+        }
+    }
+}
+
+/// Whether an error means that Redis as a whole cannot be used now, rather than one command.
+pub fn is_outage(error: &RedisError) -> bool {
+    const CODES: &[&str] = &[
+        "LOADING",
+        "MASTERDOWN",
+        "READONLY",
+        "BUSY",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MISCONF",
+        "OOM",
+        "NOAUTH",
+        "WRONGPASS",
+        "NOPERM",
+        "UNKILLABLE",
+        "NOREPLICAS",
+    ];
+    match error.code() {
+        Some(code) => CODES.contains(&code),
+        None => true,
+    }
+}
