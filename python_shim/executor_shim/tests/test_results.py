@@ -7,6 +7,8 @@ import pytest
 
 import executor_shim
 
+from .support import SHIM
+
 
 def test_outside_a_run_nothing_happens():
     executor_shim.emit("x", name="y", value=object())
@@ -240,7 +242,7 @@ def test_importing_the_module_is_cheap():
     import subprocess
 
     said = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({sys.path[0]!r}); before = set(sys.modules)\n"
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(SHIM)!r}); before = set(sys.modules)\n"
          "import executor_shim; print(sorted(set(sys.modules) - before))"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
