@@ -18,8 +18,7 @@ pub struct JobId(Arc<str>);
 impl JobId {
     /// The id, if it keeps the rule.
     pub fn new(text: &str) -> Option<Self> {
-        let fits =
-            (1..=200).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+        let fits = (1..=200).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
         fits.then(|| Self(text.into()))
     }
 

@@ -2,12 +2,12 @@
 //! at the deadline, everything recorded. The map, in reading order:
 
 pub mod clock; // wall-clock time and how it is written
-pub mod config; // settings, the only reader of the environment
-pub mod frame; // frames to and from a run, pure
 pub mod job; // the vocabulary of jobs
-pub mod ledger; // the queue and the record
-pub mod log; // log lines
 pub mod outcome; // the vocabulary of endings
-pub mod payload; // bytes from outside → a job, or what is wrong, pure
 pub mod policy; // defaults and dispositions, pure
+pub mod payload; // bytes from outside → a job, or what is wrong, pure
+pub mod frame; // frames to and from a run, pure
+pub mod config; // settings, the only reader of the environment
+pub mod log; // log lines
+pub mod ledger; // the queue and the record
 pub mod slots; // one attempt in its own process tree

@@ -45,12 +45,7 @@ pub struct Standing {
 pub type PutBackOnShutdown = crate::config::OnShutdown;
 
 /// Decides an ending. `jitter` is in `0.0..1.0`.
-pub fn decide(
-    _outcome: &Outcome,
-    _standing: &Standing,
-    _now: Timestamp,
-    _jitter: f64,
-) -> Disposition {
+pub fn decide(_outcome: &Outcome, _standing: &Standing, _now: Timestamp, _jitter: f64) -> Disposition {
     unimplemented!()
 }
 
