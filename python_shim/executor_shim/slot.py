@@ -54,19 +54,8 @@ def spawner(config, text, ctl):
     return birth
 
 
-def stand_in_for_site(config):
-    "What `-S` left out, as the interpreter itself told it; `site` proper only where a `.pth` runs code."
-    if config["run_site"]:
-        import site
-        site.main()
-    for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
-        setattr(sys, name, config[name])
-    sys.path[:] = config["sys_path"]
-
-
 def forker(config, go, ctl):
     "The birth of a run as a fork of this prepared interpreter."
-    stand_in_for_site(config)
     sys.path.insert(0, config["shim"])
     from executor_shim import runner
     runner.configure(config)

@@ -219,6 +219,6 @@ pub struct Loaded {
 /// # Errors
 /// Every fault there is, together.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    let sources = source::Sources::gather(flags, environment)?;
+    let sources = source::Sources::gather(flags, environment);
     check::check(sources, environment)
 }

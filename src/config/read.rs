@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::source::{KEYS, Sources};
+use super::source::{DOTTED, KEYS, Sources};
 use super::values::Shown;
 
 /// One setting with where it came from.
@@ -38,10 +38,6 @@ impl ConfigError {
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    pub(super) fn of(error: ConfigError) -> Self {
-        Self(vec![error])
-    }
-
     /// How many faults there are.
     pub fn count(&self) -> usize {
         self.0.len()
@@ -79,7 +75,8 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn new(sources: Sources) -> Self {
-        let mut reading = Self { sources, faults: Vec::new(), lines: Vec::new() };
+        let faults = sources.faults.clone();
+        let mut reading = Self { sources, faults, lines: Vec::new() };
         reading.refuse_unknown_keys();
         reading
     }
@@ -87,6 +84,13 @@ impl Reading {
     fn refuse_unknown_keys(&mut self) {
         for found in &self.sources.in_file {
             if KEYS.iter().any(|key| key.path == found) {
+                continue;
+            }
+            if let Some(dotted) = found.strip_prefix(DOTTED) {
+                let what = format!(
+                    "{dotted} is written with a dot; nest it: its last part under the others"
+                );
+                self.faults.push(ConfigError::file(&self.sources.file, &what));
                 continue;
             }
             let nearest = KEYS
@@ -137,18 +141,18 @@ impl Reading {
         if value.is_null() {
             return None;
         }
-        let hidden = |value: Value| match secrecy {
+        let hidden = |value: Value, mask: fn(&str) -> String| match secrecy {
             Secrecy::Open => value,
             Secrecy::Secret => value.as_str().map_or(Value::Null, |text| mask(text).into()),
         };
         let parsed = parse(&value);
         match &parsed {
             Some(parsed) => {
-                let value = hidden(parsed.shown());
+                let value = hidden(parsed.shown(), mask);
                 self.lines.push(SettingLine { key, value, origin });
             }
             None => {
-                let shown = hidden(value).to_string();
+                let shown = hidden(value, mask_refused).to_string();
                 let shown: String = shown.chars().take(200).collect();
                 let what = format!("{key} is {shown}; it must be {right}");
                 self.faults.push(ConfigError { origin, what });
@@ -181,16 +185,29 @@ impl Reading {
     }
 }
 
-/// A URL without its password.
-pub(super) fn mask(url: &str) -> String {
+/// An accepted URL without its password. What stands before the last `@` may be one, wherever a `/` or
+/// `?` in it would end a host; so may `pass` and `password` in the query.
+fn mask(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // A password may hold an `@`: the last one before the path ends it.
-    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..authority].rsplit_once('@') {
-        None => url.to_owned(),
-        Some((who, host)) => {
-            let user = who.split_once(':').map_or("", |(user, _)| user);
-            format!("{scheme}://{user}:***@{host}{}", &rest[authority..])
+    let masked = match rest.rsplit_once('@') {
+        None => rest.to_owned(),
+        Some((who, host)) => format!("{}:***@{host}", who.split(':').next().unwrap_or_default()),
+    };
+    let Some((place, query)) = masked.split_once('?') else {
+        return format!("{scheme}://{masked}");
+    };
+    let secret = |part: &str| part.starts_with("pass=") || part.starts_with("password=");
+    let query: Vec<&str> =
+        query.split('&').map(|part| if secret(part) { "pass=***" } else { part }).collect();
+    format!("{scheme}://{place}?{}", query.join("&"))
+}
+
+/// A refused URL: where its password stands cannot be known, so only its scheme is shown.
+fn mask_refused(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphabetic()) => {
+            format!("{scheme}://***")
         }
+        _ => "***".to_owned(),
     }
 }

@@ -8,12 +8,15 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde_saphyr::figment::Yaml;
 
-use super::read::{ConfigError, ConfigErrors};
+use super::read::ConfigError;
 
 /// The file that is read where none is named; it may be missing.
 const DEFAULT_FILE: &str = "config/schedule.yaml";
 /// Names another file.
 const FILE_VARIABLE: &str = "CONFIG_FILE";
+
+/// Marks a name in the file that has a dot in it: it would be taken for no key at all.
+pub(super) const DOTTED: &str = "\0";
 
 /// A setting: its key in the file and its names in the environment, the first of which counts.
 pub(super) struct Key {
@@ -125,28 +128,39 @@ pub(super) struct Sources {
     pub(super) file: String,
     /// Dotted keys as they stand in the file, down to the keys known.
     pub(super) in_file: Vec<String>,
+    /// What is wrong with the file as a whole.
+    pub(super) faults: Vec<ConfigError>,
     variables: BTreeMap<&'static str, &'static str>,
     flags: BTreeMap<&'static str, &'static str>,
 }
 
 impl Sources {
-    pub(super) fn gather(flags: &Flags, environment: &Environment) -> Result<Self, ConfigErrors> {
+    pub(super) fn gather(flags: &Flags, environment: &Environment) -> Self {
         let named =
             flags.file.clone().or_else(|| environment.get(FILE_VARIABLE).map(PathBuf::from));
         let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         let file = path.display().to_string();
-        if named.is_some() && !path.is_file() {
+        let mut faults = Vec::new();
+        if named.is_some() && !path.exists() {
             let says = "there is no such file; name one that exists, or none at all";
-            return Err(ConfigErrors::of(ConfigError::file(&file, says)));
+            faults.push(ConfigError::file(&file, says));
         }
-        let yaml = Yaml::file_exact(&path);
-        let in_file = if path.is_file() { keys_of(&yaml, &file)? } else { Vec::new() };
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let yaml = Yaml::string(&text);
+        let in_file = keys_of(&yaml, &file).unwrap_or_else(|fault| {
+            faults.push(fault);
+            Vec::new()
+        });
         let from_environment = Layer::of_environment(environment);
         let from_flags = Layer::of_flags(flags);
         let variables = from_environment.names.clone();
         let flag_names = from_flags.names.clone();
-        let figment = Figment::new().merge(yaml).merge(from_environment).merge(from_flags);
-        Ok(Self { figment, file, in_file, variables, flags: flag_names })
+        let mut figment = Figment::new();
+        if faults.is_empty() {
+            figment = figment.merge(yaml);
+        }
+        let figment = figment.merge(from_environment).merge(from_flags);
+        Self { figment, file, in_file, faults, variables, flags: flag_names }
     }
 
     /// What the setting's value came from, in words; `None`: it is not set.
@@ -163,10 +177,8 @@ impl Sources {
 }
 
 /// The keys of the file, or what is wrong with it as a whole.
-fn keys_of(yaml: &impl Provider, file: &str) -> Result<Vec<String>, ConfigErrors> {
-    let data = yaml
-        .data()
-        .map_err(|error| ConfigErrors::of(ConfigError::file(file, &error.to_string())))?;
+fn keys_of(yaml: &impl Provider, file: &str) -> Result<Vec<String>, ConfigError> {
+    let data = yaml.data().map_err(|error| ConfigError::file(file, &error.to_string()))?;
     let mut found = Vec::new();
     for dict in data.values() {
         flatten("", dict, &mut found);
@@ -176,6 +188,10 @@ fn keys_of(yaml: &impl Provider, file: &str) -> Result<Vec<String>, ConfigErrors
 
 fn flatten(prefix: &str, dict: &Dict, found: &mut Vec<String>) {
     for (name, value) in dict {
+        if name.contains('.') {
+            found.push(format!("{DOTTED}{name}"));
+            continue;
+        }
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
             // A heading with nothing under it.

@@ -117,8 +117,10 @@ fn all_faults_are_reported_together() {
 
 #[test]
 fn a_broken_or_missing_file_is_a_fault() {
-    let errors = with_file("executor: [\n", &[]).map(|_| ()).unwrap_err();
-    assert!(errors.contains("settings.yaml"), "{errors}");
+    let errors = with_file("executor: [\n", &[("KILL_GRACE", "x")]).map(|_| ()).unwrap_err();
+    assert!(errors.contains("settings.yaml") && errors.contains("KILL_GRACE"), "{errors}");
+    let errors = with_file("executor.concurrency: 3\n", &[]).map(|_| ()).unwrap_err();
+    assert!(errors.contains("written with a dot"), "{errors}");
     let flags = Flags { file: Some("/nonexistent/x.yaml".into()), overrides: Vec::new() };
     let errors = load(&flags, &environment(&[])).unwrap_err().to_string();
     assert!(errors.contains("no such file"), "{errors}");
@@ -132,8 +134,19 @@ fn passwords_are_never_shown() {
     assert_eq!(line(&loaded, "redis.url").value, "redis://user:***@host:6379/1");
     assert!(!format!("{:?}", loaded.settings).contains("cret"));
     assert_eq!(loaded.settings.redis.unwrap().expose(), url);
-    let errors = with(&[("DB_URL", "postgres://u:secret@h/db")]).map(|_| ()).unwrap_err();
-    assert!(!errors.contains("secret"), "{errors}");
+    for (name, url) in [
+        ("DB_URL", "postgres://u:secret@h/db"),
+        ("DB_URL", "postgres://h/db?user=u&password=secret"),
+        ("REDIS_URL", "u:secret@host:6379"),
+        ("REDIS_URL", "redis:/u:secret@host"),
+        ("REDIS_URL", "redis://u:pa/secret@host:x"),
+    ] {
+        let errors = with(&[(name, url)]).map(|_| ()).unwrap_err();
+        assert!(!errors.contains("secret"), "{errors}");
+    }
+    let unix = "unix:///run/redis.sock?user=u&pass=secret";
+    let loaded = with(&[("REDIS_URL", unix)]).unwrap();
+    assert_eq!(line(&loaded, "redis.url").value, "unix:///run/redis.sock?user=u&pass=***");
 }
 
 #[test]

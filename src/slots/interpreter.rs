@@ -1,16 +1,20 @@
 //! What the configured interpreter is: asked once, by itself. Makes the constant configuration of runs.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Interpreter, Options, SlotsError};
+use super::{Interpreter, Options, SlotsError, spawn};
 use crate::job::StartMethod;
 
 /// The private real-time signal that makes a run write its stack.
 pub(super) const STACK_SIGNAL: i32 = 50;
+/// How long it may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(20);
 const OLDEST: (u32, u32) = (3, 11);
 
 /// Says what `site` made of it. Never `realpath`: behind the link a virtual environment is lost.
@@ -56,15 +60,10 @@ impl Probe {
             interpreter: options.interpreter.clone(),
             reason,
         };
-        let known = super::spawn::known();
-        let output = Command::new(&options.interpreter)
-            .args(["-P", "-X", "utf8", "-c", PROBE])
-            .env_clear()
-            .envs(&options.environment)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| refuse(format!("it cannot be started: {error}")))?;
-        drop(known);
+        let output = answer(options).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
+            _ => refuse(format!("it cannot be started: {error}")),
+        })?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let last = said
@@ -128,6 +127,34 @@ impl Probe {
         })
         .to_string()
     }
+}
+
+/// Runs the probe, which is known as a child for as long as it lives, but not for ever.
+fn answer(options: &Options) -> io::Result<Output> {
+    let mut known = spawn::known();
+    let mut child = Command::new(&options.interpreter)
+        .args(["-P", "-X", "utf8", "-c", PROBE])
+        .env_clear()
+        .envs(&options.environment)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let pid = spawn::pid_of(&child);
+    known.insert(pid);
+    drop(known);
+    let begun = Instant::now();
+    let mut late = false;
+    while child.try_wait()?.is_none() && !late {
+        std::thread::sleep(Duration::from_millis(2));
+        late = begun.elapsed() > PATIENCE;
+    }
+    if late {
+        child.kill()?;
+    }
+    let output = child.wait_with_output();
+    spawn::known().remove(&pid);
+    if late { Err(io::ErrorKind::TimedOut.into()) } else { output }
 }
 
 #[cfg(test)]

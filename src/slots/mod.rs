@@ -17,6 +17,7 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -241,24 +242,26 @@ impl Slots {
         report
     }
 
-    /// Prepares the next process behind the caller's back, so that the report does not wait for it.
-    fn give_back(&self, mut slot: slot::Slot, health: ending::Health) {
+    /// Prepares the next process behind the caller's back, so that the report does not wait for it;
+    /// in a new slot, if this one is spoilt.
+    fn give_back(&self, slot: slot::Slot, health: ending::Health) {
         let shared = Arc::clone(&self.shared);
-        if health == ending::Health::Spoilt {
-            slot.retire();
-            shared.keeper.put(None);
-            return;
-        }
+        let mut place = match health {
+            ending::Health::Clean => Some(slot),
+            ending::Health::Spoilt => {
+                slot.retire();
+                slot::Slot::start(&shared.setup).ok()
+            }
+        };
         tokio::spawn(async move {
-            let well = match slot.process().await {
-                Ok(process) => {
-                    slot.park(process);
-                    true
+            if let Some(slot) = &mut place {
+                match slot.process().await {
+                    Ok(process) => slot.park(process),
+                    Err(slot::SlotError::Refused(_)) => {}
+                    Err(_) => place = None,
                 }
-                Err(slot::SlotError::Refused(_)) => true,
-                Err(_) => false,
-            };
-            shared.keeper.put(well.then_some(slot));
+            }
+            shared.keeper.put(place);
         });
     }
 
@@ -306,6 +309,7 @@ impl Setup {
         let dir = &options.runtime_dir;
         std::fs::DirBuilder::new()
             .recursive(true)
+            .mode(0o700)
             .create(dir)
             .and_then(|()| tmpdir::reset(dir))
             .map_err(system("prepare the runtime directory"))?;

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::output::read_ready;
 use super::{Setup, spawn, tree};
@@ -101,11 +101,17 @@ impl Slot {
         let born = spawn::slot(command)?;
         let pid = spawn::pid_of(&born.child);
         let pidfd = pidfd_open(Pid::from_child(&born.child), PidfdFlags::NONBLOCK)?;
-        let log = tokio::net::unix::pipe::Receiver::from_owned_fd(born.log)?;
+        let mut log = tokio::net::unix::pipe::Receiver::from_owned_fd(born.log)?;
         tokio::spawn(async move {
-            let mut lines = BufReader::new(log).split(b'\n');
-            while let Ok(Some(line)) = lines.next_segment().await {
-                tracing::warn!(event = "slot_output", pid, line = %String::from_utf8_lossy(&line), "a slot or a run without its streams wrote");
+            let mut piece = [0; 4096];
+            while let Ok(n @ 1..) = log.read(&mut piece).await {
+                let text = String::from_utf8_lossy(&piece[..n]);
+                tracing::warn!(
+                    event = "slot_output",
+                    pid,
+                    line = text.trim_end(),
+                    "a slot, or a run without its streams, wrote"
+                );
             }
         });
         Ok(Self {
@@ -181,6 +187,10 @@ impl Slot {
 
     /// A process for a run: the parked one if it is well, else a new one.
     pub(super) async fn process(&mut self) -> Result<Process, SlotError> {
+        // Without its slot a parked process is an orphan about to be killed.
+        if tree::stat(self.pid).is_none_or(|stat| stat.is_dead()) {
+            return Err(SlotError::Gone);
+        }
         if let Some(parked) = self.parked.take() {
             if parked.is_alive() {
                 return Ok(parked);

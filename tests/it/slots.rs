@@ -347,6 +347,25 @@ async fn a_run_may_kill_its_slot_but_the_next_one_gets_another() {
     let report = bench.run(bench.tool("rebel", &text)).await;
     assert_eq!(failure(&report).error, "its slot was killed under it");
     assert_eq!(bench.find(&word), Vec::<i32>::new());
+    // Killed while idle, and then the process parked in it.
+    for of_slot in [true, false] {
+        let root = bench.root.path().to_str().unwrap().to_owned();
+        assert!(until(Duration::from_secs(5), || bench.find(&root).len() == 2).await);
+        let me = std::process::id();
+        let victim = bench.find(&root).into_iter().find(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.contains(&format!("PPid:\t{me}\n")) == of_slot
+        });
+        let victim = nix::unistd::Pid::from_raw(victim.unwrap());
+        nix::sys::signal::kill(victim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let dead = || match std::fs::read_to_string(format!("/proc/{victim}/status")) {
+            Ok(status) => status.contains("\nState:\tZ"),
+            Err(_) => true,
+        };
+        assert!(until(Duration::from_secs(5), dead).await);
+        let report = bench.run(bench.tool("after", "def run():\n    return 4\n")).await;
+        assert_eq!(value(&report), "4");
+    }
     let stopping = "import os, time\ndef run():\n    os.kill(os.getppid(), 19)\n    return 3\n";
     let report = bench.run(bench.tool("stopper", stopping)).await;
     assert_eq!(value(&report), "3");
