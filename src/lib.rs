@@ -26,3 +26,11 @@ pub mod notify; // what the service manager is told
 
 // Redis.
 pub mod link; // the connection, watched
+pub mod heartbeat; // that we live, and who else does
+pub mod doors; // where work comes in
+pub mod publish; // what Redis is told
+
+// The daemon.
+pub mod flow; // the life of one attempt
+pub mod dispatcher; // the set of running attempts
+pub mod serve; // everything wired together

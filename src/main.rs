@@ -1,4 +1,4 @@
-//! Arguments to command to exit code. (Stands in for the lead's: only the launcher so far.)
+//! Arguments to command to exit code (the command line's part replaces this).
 
 fn main() -> std::process::ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -10,5 +10,14 @@ fn main() -> std::process::ExitCode {
         );
         return 127.into();
     }
-    2.into()
+    let environment = executor::config::Environment::of_process();
+    let loaded = executor::config::load(&Default::default(), &environment).unwrap();
+    executor::slots::harden().unwrap();
+    match executor::serve::serve(loaded, &environment) {
+        Ok(()) => 0.into(),
+        Err(e) => {
+            eprintln!("{e}");
+            1.into()
+        }
+    }
 }

@@ -14,7 +14,6 @@ mod writer;
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -143,11 +142,6 @@ impl Log {
     /// Where lines of one run can be followed live.
     pub fn tap(&self) -> Tap {
         Tap::new(Arc::clone(&self.shared))
-    }
-
-    /// Output lines dropped so far because standard output was stuck.
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped_ever.load(Ordering::Relaxed)
     }
 
     /// Writes what is waiting, but for a stuck stream no longer than a second.

@@ -77,6 +77,11 @@ impl Tap {
         Self { shared }
     }
 
+    /// Output lines dropped so far because standard output was stuck.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped_ever.load(Ordering::Relaxed)
+    }
+
     /// The lines of a job from now on. One who reads too slowly misses some.
     pub fn follow(&self, job: JobId) -> mpsc::Receiver<OutputLine> {
         let (sender, receiver) = mpsc::channel(FOLLOWER_ROOM);

@@ -2,5 +2,6 @@
 //! real signals.
 
 mod cron;
+mod layering;
 mod slots;
 mod support;

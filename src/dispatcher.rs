@@ -1,0 +1,448 @@
+//! The dispatcher: owns the set of running attempts, starts what the ledger hands out, stops what must
+//! stop, and drains at a shutdown.
+//!
+//! One loop. Its `select!` only builds an [`Event`]; [`State::handle`] decides, synchronously and
+//! without touching anything; the loop then does what the [`Action`] says. It never runs an attempt
+//! itself ([`crate::flow`] does) and never decides what becomes of one ([`crate::policy`] does).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::flow::{self, Ended, Flow};
+use crate::job::{Claim, JobId};
+use crate::ledger::{Cancelled, LedgerError};
+use crate::signals::Signal;
+use crate::slots::Stop;
+
+/// How often the loop shows that it is alive, whatever else happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The largest part of the shutdown's grace kept for recording and telling what was stopped.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// What other parts may ask of the dispatcher. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Cancel>,
+}
+
+/// A cancel on its way to the loop.
+#[derive(Debug)]
+struct Cancel {
+    id: JobId,
+    reply: oneshot::Sender<Result<Cancelled, LedgerError>>,
+}
+
+impl Handle {
+    /// Cancels a job: a waiting one is FAILED at once, a running one is stopped (this does not wait
+    /// for its end).
+    pub async fn cancel(&self, id: JobId) -> Result<Cancelled, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Cancel { id, reply }).await.map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+enum Event {
+    /// The ledger handed out a job.
+    Claimed(Claim),
+    /// An attempt is over and recorded.
+    Ended(Ended),
+    /// A user wants a job cancelled.
+    Cancel(Cancel),
+    /// The ledger answered a cancel of a job that was not running here.
+    CancelAnswered(Cancel, Result<Cancelled, LedgerError>),
+    /// The service manager or a person wants us to end.
+    Signal(Signal),
+    /// The time for runs to finish by themselves is over.
+    DrainOver,
+    /// A second has passed.
+    Tick,
+}
+
+/// What to do about it.
+#[derive(Debug)]
+#[must_use]
+enum Action {
+    /// Nothing.
+    None,
+    /// Start an attempt.
+    Start(Claim, watch::Receiver<Stop>),
+    /// A claim that came too late: give it back.
+    Unclaim(Claim),
+    /// An attempt ended without asking for a successor: ask now.
+    Demand,
+    /// Stop taking; `DrainOver` is due at the instant.
+    Drain(Instant),
+    /// Ask the ledger to cancel.
+    AskLedger(Cancel),
+    /// Answer a cancel.
+    Answer(Cancel, Result<Cancelled, LedgerError>),
+}
+
+/// Where the shutdown stands. Ordered; only rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Taking and running.
+    Serving,
+    /// Taking nothing more; runs may finish.
+    Draining,
+    /// Runs are being ended, with the kill grace.
+    Stopping,
+    /// Runs are being killed.
+    Killing,
+}
+
+/// How the shutdown's grace is divided, so that the whole exit fits into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownPlan {
+    /// How long runs may finish by themselves.
+    pub drain: Duration,
+    /// Between SIGTERM and SIGKILL after that.
+    pub kill_grace: Duration,
+    /// The whole exit.
+    pub grace: Duration,
+}
+
+impl ShutdownPlan {
+    /// Divides `grace`: first the drain, then at most `kill_grace`, then time for the record.
+    pub fn new(grace: Duration, kill_grace: Duration) -> Self {
+        let closing = CLOSING_TIME.min(grace / 4);
+        let kill_grace = kill_grace.min(grace / 4);
+        Self { drain: grace.saturating_sub(closing + kill_grace), kill_grace, grace }
+    }
+}
+
+/// What the loop knows. Holds no handle to anything outside.
+#[derive(Debug)]
+struct State {
+    running: HashMap<JobId, watch::Sender<Stop>>,
+    phase: Phase,
+    plan: ShutdownPlan,
+}
+
+impl State {
+    fn new(plan: ShutdownPlan) -> Self {
+        Self { running: HashMap::new(), phase: Phase::Serving, plan }
+    }
+
+    /// Decides what an event means.
+    fn handle(&mut self, event: Event, now: Instant) -> Action {
+        match event {
+            Event::Claimed(claim) if self.phase > Phase::Serving => Action::Unclaim(claim),
+            Event::Claimed(claim) => {
+                let (stop, stopped) = watch::channel(Stop::No);
+                self.running.insert(claim.id.clone(), stop);
+                Action::Start(claim, stopped)
+            }
+            Event::Ended(ended) => {
+                self.running.remove(&ended.id);
+                if ended.asked_for_more || self.phase > Phase::Serving {
+                    Action::None
+                } else {
+                    Action::Demand
+                }
+            }
+            Event::Cancel(cancel) => match self.running.get(&cancel.id) {
+                Some(stop) => {
+                    raise(stop, Stop::Cancel);
+                    Action::Answer(cancel, Ok(Cancelled::Running))
+                }
+                None => Action::AskLedger(cancel),
+            },
+            // Claims are looked at before answers: a job that is running for the ledger is either
+            // in our set by now, or its attempt has ended since and the ledger is asked again.
+            Event::CancelAnswered(cancel, Ok(Cancelled::Running)) => {
+                self.handle(Event::Cancel(cancel), now)
+            }
+            Event::CancelAnswered(cancel, answer) => Action::Answer(cancel, answer),
+            Event::Signal(_) => self.next_phase(now),
+            Event::DrainOver => {
+                if self.phase == Phase::Draining {
+                    self.phase = Phase::Stopping;
+                    self.stop_all(Stop::Shutdown(self.plan.kill_grace));
+                }
+                Action::None
+            }
+            Event::Tick => Action::None,
+        }
+    }
+
+    /// The first signal drains, the second kills.
+    fn next_phase(&mut self, now: Instant) -> Action {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Draining;
+            return Action::Drain(now + self.plan.drain);
+        }
+        self.phase = Phase::Killing;
+        self.stop_all(Stop::Kill);
+        Action::None
+    }
+
+    fn stop_all(&self, reason: Stop) {
+        for stop in self.running.values() {
+            raise(stop, reason);
+        }
+    }
+
+    fn drained(&self) -> bool {
+        self.phase > Phase::Serving && self.running.is_empty()
+    }
+}
+
+/// Reasons to stop only rise.
+fn raise(stop: &watch::Sender<Stop>, reason: Stop) {
+    stop.send_if_modified(|current| {
+        let rises = reason > *current;
+        if rises {
+            *current = reason;
+        }
+        rises
+    });
+}
+
+/// The loop with its ends.
+#[derive(Debug)]
+pub struct Dispatcher {
+    flow: Arc<Flow>,
+    claims: mpsc::UnboundedReceiver<Claim>,
+    commands: mpsc::Receiver<Cancel>,
+    signals: mpsc::Receiver<Signal>,
+    draining: watch::Sender<bool>,
+    state: State,
+}
+
+impl Dispatcher {
+    /// A dispatcher and the handle by which others reach it. `draining` is set once it stops
+    /// taking; the doors watch it.
+    pub fn new(
+        flow: Arc<Flow>,
+        claims: mpsc::UnboundedReceiver<Claim>,
+        signals: mpsc::Receiver<Signal>,
+        draining: watch::Sender<bool>,
+        plan: ShutdownPlan,
+    ) -> (Self, Handle) {
+        let (sender, commands) = mpsc::channel(64);
+        let state = State::new(plan);
+        (Self { flow, claims, commands, signals, draining, state }, Handle { commands: sender })
+    }
+
+    /// Serves until a signal came and every attempt is over and recorded. `slots` claims are asked
+    /// for at first; each ending asks for its successor.
+    pub async fn run(mut self, slots: usize) {
+        let (ended_in, mut ended) = mpsc::unbounded_channel();
+        let (answered_in, mut answered) = mpsc::unbounded_channel();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut drain_over: Option<Instant> = None;
+        self.flow.ledger.demand(slots.try_into().unwrap_or(u32::MAX));
+        while !self.state.drained() {
+            let event = tokio::select! {
+                biased;
+                Some(claim) = self.claims.recv() => Event::Claimed(claim),
+                Some(signal) = self.signals.recv() => Event::Signal(signal),
+                Some(ended) = ended.recv() => Event::Ended(ended),
+                Some((cancel, answer)) = answered.recv() => Event::CancelAnswered(cancel, answer),
+                Some(cancel) = self.commands.recv() => Event::Cancel(cancel),
+                () = at(drain_over) => { drain_over = None; Event::DrainOver }
+                _ = tick.tick() => Event::Tick,
+            };
+            let action = self.state.handle(event, Instant::now());
+            self.flow.health.loop_tick();
+            self.flow.health.set_running(self.state.running.len());
+            match action {
+                Action::None => {}
+                Action::Start(claim, stop) => {
+                    let (flow, ended_in) = (Arc::clone(&self.flow), ended_in.clone());
+                    tokio::spawn(async move {
+                        // The receiver outlives every attempt: the loop ends after the last one.
+                        let _ = ended_in.send(flow::attempt(&flow, claim, stop).await);
+                    });
+                }
+                Action::Unclaim(claim) => self.unclaim(claim).await,
+                Action::Demand => self.flow.ledger.demand(1),
+                Action::Drain(until) => {
+                    drain_over = Some(until);
+                    self.drain().await;
+                }
+                Action::AskLedger(cancel) => {
+                    let (ledger, answered_in) = (self.flow.ledger.clone(), answered_in.clone());
+                    tokio::spawn(async move {
+                        let answer = ledger.cancel(cancel.id.clone()).await;
+                        let _ = answered_in.send((cancel, answer));
+                    });
+                }
+                Action::Answer(cancel, answer) => {
+                    // Whoever asked may have gone; the job is cancelled all the same.
+                    let _ = cancel.reply.send(answer);
+                }
+            }
+        }
+        self.give_back_late_claims().await;
+    }
+
+    /// Stops every door and takes back what was asked of the ledger.
+    async fn drain(&self) {
+        self.draining.send_replace(true);
+        self.flow.health.set_draining();
+        tracing::info!(
+            event = "draining",
+            running = self.state.running.len(),
+            "stopping: taking nothing more, letting runs finish for {:?}",
+            self.state.plan.drain
+        );
+        if let Err(error) = self.flow.ledger.withdraw().await {
+            tracing::warn!(event = "withdraw_failed", error = %error, "the ledger may still hand out jobs; they are given back");
+        }
+    }
+
+    async fn give_back_late_claims(&mut self) {
+        // After this no claim can follow; an error means that the writer is gone, and claims with it.
+        let _ = self.flow.ledger.withdraw().await;
+        while let Ok(claim) = self.claims.try_recv() {
+            self.unclaim(claim).await;
+        }
+    }
+
+    async fn unclaim(&self, claim: Claim) {
+        let id = claim.id.clone();
+        if let Err(error) = self.flow.ledger.unclaim(Arc::new(claim), None).await {
+            tracing::warn!(event = "unclaim_failed", job_id = %id, error = %error, "the job stays RUNNING in the ledger; the next start puts it back");
+        }
+    }
+}
+
+/// Resolves at the instant, or never.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::job::{RetryOn, Source, Target};
+
+    fn claim(id: &str) -> Claim {
+        Claim {
+            seq: 1,
+            id: JobId::new(id).unwrap(),
+            source: Source::Queue,
+            target: Some(Target::Tool("example_tool".into())),
+            parameters: serde_json::value::to_raw_value(&serde_json::json!({})).unwrap(),
+            task_type: None,
+            experiment_id: None,
+            run_id: None,
+            attempt: 1,
+            failures: 0,
+            max_attempts: 3,
+            retry_on: RetryOn::All,
+            timeout: Duration::from_secs(1),
+            created_at: clock::now(),
+            claimed_at: clock::now(),
+        }
+    }
+
+    fn serving() -> State {
+        State::new(ShutdownPlan::new(Duration::from_secs(8), Duration::from_secs(2)))
+    }
+
+    fn start(state: &mut State, id: &str) -> watch::Receiver<Stop> {
+        match state.handle(Event::Claimed(claim(id)), Instant::now()) {
+            Action::Start(_, stop) => stop,
+            other => panic!("expected a start, got {other:?}"),
+        }
+    }
+
+    fn cancel(id: &str) -> Event {
+        Event::Cancel(Cancel { id: JobId::new(id).unwrap(), reply: oneshot::channel().0 })
+    }
+
+    #[test]
+    fn the_whole_exit_fits_into_the_grace() {
+        for (grace, kill_grace) in [(8000, 2000), (1000, 2000), (100, 0), (30_000, 60_000)] {
+            let grace = Duration::from_millis(grace);
+            let plan = ShutdownPlan::new(grace, Duration::from_millis(kill_grace));
+            assert!(plan.drain + plan.kill_grace < grace, "{plan:?}");
+            assert!(plan.drain >= grace / 2, "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_signal_drains_the_second_kills() {
+        let mut state = serving();
+        let stop = start(&mut state, "a");
+        let action = state.handle(Event::Signal(Signal::Terminate), Instant::now());
+        assert!(matches!(action, Action::Drain(_)));
+        assert_eq!(*stop.borrow(), Stop::No, "a draining run is left alone");
+        let _ = state.handle(Event::Signal(Signal::Terminate), Instant::now());
+        assert_eq!(*stop.borrow(), Stop::Kill);
+        assert!(!state.drained(), "a killed run is waited for");
+        let ended = Ended { id: JobId::new("a").unwrap(), asked_for_more: false };
+        let _ = state.handle(Event::Ended(ended), Instant::now());
+        assert!(state.drained());
+    }
+
+    #[test]
+    fn the_end_of_the_drain_stops_runs_and_never_lowers_a_reason() {
+        let mut state = serving();
+        let first = start(&mut state, "a");
+        let second = start(&mut state, "b");
+        let _ = state.handle(cancel("b"), Instant::now());
+        let _ = state.handle(Event::Signal(Signal::Terminate), Instant::now());
+        let _ = state.handle(Event::DrainOver, Instant::now());
+        assert_eq!(*first.borrow(), Stop::Shutdown(Duration::from_secs(2)));
+        assert_eq!(*second.borrow(), Stop::Cancel, "a cancel outranks a shutdown");
+    }
+
+    #[test]
+    fn a_claim_that_comes_while_draining_is_given_back() {
+        let mut state = serving();
+        let _ = state.handle(Event::Signal(Signal::Interrupt), Instant::now());
+        let action = state.handle(Event::Claimed(claim("late")), Instant::now());
+        assert!(matches!(action, Action::Unclaim(_)));
+        assert!(state.drained());
+    }
+
+    #[test]
+    fn an_ending_that_could_not_be_recorded_asks_for_a_successor() {
+        let mut state = serving();
+        let _stop = start(&mut state, "a");
+        let id = JobId::new("a").unwrap();
+        let action =
+            state.handle(Event::Ended(Ended { id, asked_for_more: false }), Instant::now());
+        assert!(matches!(action, Action::Demand));
+    }
+
+    #[test]
+    fn a_cancel_stops_a_running_job_and_asks_the_ledger_about_others() {
+        let mut state = serving();
+        let stop = start(&mut state, "a");
+        assert!(matches!(
+            state.handle(cancel("a"), Instant::now()),
+            Action::Answer(_, Ok(Cancelled::Running))
+        ));
+        assert_eq!(*stop.borrow(), Stop::Cancel);
+        assert!(matches!(state.handle(cancel("b"), Instant::now()), Action::AskLedger(_)));
+    }
+
+    #[test]
+    fn a_job_that_began_to_run_while_the_ledger_was_asked_is_stopped() {
+        let mut state = serving();
+        let Event::Cancel(pending) = cancel("a") else { unreachable!() };
+        let stop = start(&mut state, "a");
+        let action =
+            state.handle(Event::CancelAnswered(pending, Ok(Cancelled::Running)), Instant::now());
+        assert!(matches!(action, Action::Answer(_, Ok(Cancelled::Running))));
+        assert_eq!(*stop.borrow(), Stop::Cancel);
+    }
+}

@@ -1,0 +1,286 @@
+//! The queue's door: from Redis lists into the ledger.
+//!
+//! Wakes by a blocking peek, which moves the last element onto itself and so can lose nothing; takes
+//! by one script that notes in `executor:accepting:{ledger_id}` before it removes; writes down in
+//! one commit; then forgets the note. What a crash or a lost reply leaves in that hash is read again
+//! at the start, after each outage and at every heartbeat, and recognised by its receipt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Script};
+use tokio::sync::watch;
+
+use super::intake::{self, Intake, ToolTable};
+use crate::health::Health;
+use crate::job::{Refusal, Source, Target};
+use crate::ledger::{Arrival, Ledger};
+use crate::link::{Link, is_outage};
+use crate::payload::{Draft, MAX_PAYLOAD_BYTES};
+
+/// Most jobs, and most bytes, taken in one go.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long a peek blocks; its connection waits a little longer for the answer.
+const PEEK: Duration = Duration::from_secs(5);
+const PEEK_ANSWER: Duration = Duration::from_secs(10);
+/// Jobs taken into the ledger ahead of their turn while nobody else serves the queue, so that
+/// priorities count among them.
+const AHEAD: u64 = 10_000;
+/// Looks for room while there is none.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
+/// After Redis or the ledger refused.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the door needs.
+#[derive(Debug)]
+pub struct QueueDoor {
+    /// The lists it takes from, in this order, with the source jobs from each get.
+    pub lists: Vec<(String, Source)>,
+    /// How often notes left behind are looked for.
+    pub look_again: Duration,
+    /// Redis.
+    pub link: Arc<Link>,
+    /// Where jobs are written down.
+    pub ledger: Ledger,
+    /// The rules.
+    pub intake: Intake,
+    /// Free slots.
+    pub health: Arc<Health>,
+    /// How many executors serve the queue.
+    pub peers: watch::Receiver<u32>,
+    /// Set once nothing more is to be taken.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Why a round of the door ended early.
+#[derive(Debug, thiserror::Error)]
+enum DoorError {
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::LedgerError),
+}
+
+impl QueueDoor {
+    /// Takes jobs until draining. What was noted but not yet written down stays noted.
+    pub async fn run(mut self) {
+        let mut told = String::new();
+        while !*self.draining.borrow() {
+            match self.serve(&mut told).await {
+                Ok(()) => {}
+                Err(error) => self.pause(error, &mut told).await,
+            }
+        }
+    }
+
+    /// One log line for each kind of trouble, until a round goes well.
+    async fn pause(&mut self, error: DoorError, told: &mut String) {
+        let text = error.to_string();
+        match &error {
+            DoorError::Redis(error) if is_outage(error) => self.link.failed(error).await,
+            DoorError::Redis(_) if *told != text => {
+                tracing::error!(
+                    event = "queue_unreadable",
+                    error = text,
+                    "nothing is taken until this is mended"
+                );
+            }
+            DoorError::Ledger(error) if *told != text => {
+                tracing::error!(event = "accept_delayed", error = %error, "the ledger refused jobs; they stay noted in Redis and are tried again");
+            }
+            _ => {}
+        }
+        *told = text;
+        self.sleep(PAUSE).await;
+    }
+
+    async fn sleep(&mut self, time: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = begun(&mut self.draining) => {}
+        }
+    }
+
+    /// Serves over one set of connections until something fails.
+    async fn serve(&mut self, told: &mut String) -> Result<(), DoorError> {
+        let mut peeks = Vec::new();
+        for _ in &self.lists {
+            peeks.push(self.link.own(PEEK_ANSWER).await?);
+        }
+        let mut shared = self.link.connection().await?;
+        self.accept_noted(&mut shared).await?;
+        let mut look_again = tokio::time::interval(self.look_again);
+        look_again.reset();
+        while !*self.draining.borrow() {
+            if self.room() == 0 {
+                self.sleep(LOOK_FOR_ROOM).await;
+                continue;
+            }
+            let mut draining = self.draining.clone();
+            tokio::select! {
+                there = peek(&mut peeks, &self.lists) => {
+                    there?;
+                    self.take_all(&mut shared).await?;
+                    told.clear();
+                }
+                _ = look_again.tick() => self.accept_noted(&mut shared).await?,
+                () = begun(&mut draining) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How many more jobs may be taken into the ledger.
+    fn room(&self) -> usize {
+        let most = match *self.peers.borrow() {
+            0 | 1 => AHEAD,
+            _ => 2 * self.health.free_slots() as u64,
+        };
+        usize::try_from(most.saturating_sub(self.ledger.waiting())).unwrap_or(usize::MAX)
+    }
+
+    /// Takes batch after batch while there is something to take, and room.
+    async fn take_all(&mut self, connection: &mut MultiplexedConnection) -> Result<(), DoorError> {
+        loop {
+            let most = self.room().min(BATCH);
+            if most == 0 || *self.draining.borrow() {
+                return Ok(());
+            }
+            let noted = self.take(connection, most).await?;
+            let full = noted.len() == most;
+            self.accept(connection, noted).await?;
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        connection: &mut MultiplexedConnection,
+        most: usize,
+    ) -> Result<Vec<Noted>, RedisError> {
+        let script = Script::new(include_str!("take.lua"));
+        let mut call = script.key(self.accepting());
+        for (list, _) in &self.lists {
+            call.key(list);
+        }
+        call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
+        for _ in 0..most {
+            call.arg(uuid::Uuid::now_v7().to_string());
+        }
+        let taken: Vec<(String, Vec<u8>)> = call.invoke_async(connection).await?;
+        Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
+    }
+
+    /// Writes down what was noted earlier, oldest first.
+    async fn accept_noted(&self, connection: &mut MultiplexedConnection) -> Result<(), DoorError> {
+        let noted: std::collections::BTreeMap<String, Vec<u8>> =
+            redis::cmd("HGETALL").arg(self.accepting()).query_async(connection).await?;
+        let noted: Vec<Noted> =
+            noted.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect();
+        for batch in noted.chunks(BATCH) {
+            self.accept(connection, batch.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch down, then forgets its notes.
+    async fn accept(
+        &self,
+        connection: &mut MultiplexedConnection,
+        noted: Vec<Noted>,
+    ) -> Result<(), DoorError> {
+        if noted.is_empty() {
+            return Ok(());
+        }
+        let arrivals = self.arrivals(connection, &noted).await?;
+        let accepted = self.ledger.accept(arrivals.clone()).await?;
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(self.accepting());
+        for note in &noted {
+            forget.arg(&note.receipt);
+        }
+        forget.query_async::<()>(connection).await?;
+        intake::tell(&arrivals, &accepted);
+        Ok(())
+    }
+
+    async fn arrivals(
+        &self,
+        connection: &mut MultiplexedConnection,
+        noted: &[Noted],
+    ) -> Result<Vec<Arrival>, RedisError> {
+        let read: Vec<_> = noted.iter().map(|note| self.intake.read(note.payload())).collect();
+        let names = read.iter().filter_map(tool_named);
+        let tools = match names.clone().next() {
+            Some(_) => intake::tool_table(connection, names).await?,
+            None => ToolTable::new(),
+        };
+        let arrivals = noted.iter().zip(read).map(|(note, draft)| {
+            let source =
+                note.list().and_then(|list| self.lists.get(list)).map_or(Source::Queue, |l| l.1);
+            self.intake.arrival(Some(note.receipt.clone()), source, note.payload(), draft, &tools)
+        });
+        Ok(arrivals.collect())
+    }
+
+    fn accepting(&self) -> String {
+        format!("executor:accepting:{}", self.ledger.id())
+    }
+}
+
+/// A payload that has left its list but is not yet in the ledger.
+#[derive(Clone, Debug)]
+struct Noted {
+    receipt: String,
+    /// The list's number as a digit from 1, then the payload.
+    value: Vec<u8>,
+}
+
+impl Noted {
+    fn list(&self) -> Option<usize> {
+        let digit = self.value.first()?.checked_sub(b'1')?;
+        Some(usize::from(digit))
+    }
+
+    fn payload(&self) -> &[u8] {
+        self.value.get(1..).unwrap_or_default()
+    }
+}
+
+fn tool_named(draft: &Result<Draft, Refusal>) -> Option<&String> {
+    match draft.as_ref().ok()?.target.as_ref()? {
+        Target::Tool(name) => Some(name),
+        Target::Callable { .. } => None,
+    }
+}
+
+/// Resolves once the drain has begun.
+async fn begun(draining: &mut watch::Receiver<bool>) {
+    // Its sender gone means that the daemon ends.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// Waits until one of the lists has something, or a while.
+async fn peek(
+    connections: &mut [MultiplexedConnection],
+    lists: &[(String, Source)],
+) -> Result<(), RedisError> {
+    let looks = connections.iter_mut().zip(lists).map(|(connection, (list, _))| {
+        Box::pin(async move {
+            redis::cmd("BLMOVE")
+                .arg(list)
+                .arg(list)
+                .arg("RIGHT")
+                .arg("RIGHT")
+                .arg(PEEK.as_secs())
+                .query_async::<Option<Vec<u8>>>(connection)
+                .await
+        })
+    });
+    let (first, _, _) = futures_util::future::select_all(looks).await;
+    first.map(|_| ())
+}

@@ -1,0 +1,28 @@
+-- Takes from the far end of the lists, in their order, into the hash of what is being accepted:
+-- adds first, removes last, never parses.
+-- KEYS: the hash, then the lists. ARGV: most bytes, bytes kept of one payload, then receipts.
+-- Answers receipt, value, receipt, value, …; a value is the list's number (one digit) and the payload.
+local taken, bytes = {}, 0
+local most, cut = tonumber(ARGV[1]), tonumber(ARGV[2])
+for i = 3, #ARGV do
+  local value
+  for k = 2, #KEYS do
+    local payload = redis.call('LINDEX', KEYS[k], -1)
+    if payload then
+      value = (k - 1) .. string.sub(payload, 1, cut)
+      redis.call('HSET', KEYS[1], ARGV[i], value)
+      redis.call('RPOP', KEYS[k])
+      break
+    end
+  end
+  if not value then
+    break
+  end
+  taken[#taken + 1] = ARGV[i]
+  taken[#taken + 1] = value
+  bytes = bytes + #value
+  if bytes >= most then
+    break
+  end
+end
+return taken

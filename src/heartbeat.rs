@@ -1,0 +1,153 @@
+//! The heartbeat: that we live, under which name, and who else serves the same queue.
+//!
+//! Living means: the key stands and names a ledger (SPEC 3). One script looks and writes, so that of
+//! two that start at once only one gets the name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{RedisError, Script};
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::health::Health;
+use crate::link::Link;
+
+/// Missed intervals after which an executor counts as dead.
+const MISSED: u32 = 3;
+
+/// Looks who bears the name; if nobody else does, writes the heartbeat and counts the executors on
+/// the queue by Redis' own clock.
+const BEAT: &str = include_str!("heartbeat.lua");
+
+/// Takes the heartbeat away, if it is ours.
+const LEAVE: &str = "
+if redis.call('HGET', KEYS[1], 'ledger_id') == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[2])
+end";
+
+/// Who beats.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// This executor's name.
+    pub executor_id: String,
+    /// Its ledger.
+    pub ledger_id: String,
+    /// The queue it serves.
+    pub queue: String,
+    /// Between two beats.
+    pub interval: Duration,
+}
+
+/// Another living executor bears our name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "another living executor is called {executor_id} (its ledger is {ledger_id}); give this one a name of its own with EXECUTOR_ID, or stop the other"
+)]
+pub struct IdentityTaken {
+    /// The name.
+    pub executor_id: String,
+    /// The other's ledger.
+    pub ledger_id: String,
+}
+
+/// What a beat found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// So many executors serve our queue, this one among them.
+    Living(u32),
+    /// Another has our name.
+    Taken(IdentityTaken),
+}
+
+/// The heart.
+#[derive(Debug)]
+pub struct Heart {
+    identity: Identity,
+    link: Arc<Link>,
+    health: Arc<Health>,
+    peers: watch::Sender<u32>,
+}
+
+impl Heart {
+    /// A heart that has not beaten.
+    pub fn new(identity: Identity, link: Arc<Link>, health: Arc<Health>) -> Self {
+        Self { identity, link, health, peers: watch::Sender::new(1) }
+    }
+
+    /// How many executors serve our queue, this one among them.
+    pub fn peers(&self) -> watch::Receiver<u32> {
+        self.peers.subscribe()
+    }
+
+    /// One beat to Redis.
+    pub async fn beat(&self) -> Result<Beat, RedisError> {
+        let mut connection = self.link.connection().await?;
+        let expiry = self.identity.interval * MISSED;
+        let (living, answer): (bool, String) = Script::new(BEAT)
+            .key(self.key())
+            .key(self.members())
+            .arg(&self.identity.ledger_id)
+            .arg(&self.identity.executor_id)
+            .arg(u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX))
+            .arg(self.health.running())
+            .arg(self.health.facts().slots)
+            .arg(clock::text(clock::now()))
+            .arg(&self.identity.queue)
+            .invoke_async(&mut connection)
+            .await?;
+        if !living {
+            let executor_id = self.identity.executor_id.clone();
+            return Ok(Beat::Taken(IdentityTaken { executor_id, ledger_id: answer }));
+        }
+        let peers = answer.parse().unwrap_or(1);
+        self.peers.send_if_modified(|known| std::mem::replace(known, peers) != peers);
+        Ok(Beat::Living(peers))
+    }
+
+    /// Beats for ever: log line, gauge, Redis.
+    pub async fn run(&self) {
+        let mut tick = tokio::time::interval(self.identity.interval);
+        let mut back = self.link.state();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    let (running, slots) = (self.health.running(), self.health.facts().slots);
+                    tracing::info!(event = "heartbeat", running, slots, "alive");
+                    self.health.metrics().beat(clock::now());
+                }
+                changed = back.changed() => {
+                    if changed.is_err() || !*back.borrow_and_update() { continue; }
+                }
+            }
+            match self.beat().await {
+                Ok(Beat::Living(_)) => {}
+                Ok(Beat::Taken(taken)) => {
+                    tracing::error!(event = "identity_taken", error = %taken, "two executors under one name");
+                }
+                Err(error) => self.link.failed(&error).await,
+            }
+        }
+    }
+
+    /// Takes the heartbeat away: a clean stop frees the name at once.
+    pub async fn leave(&self) -> Result<(), RedisError> {
+        let mut connection = self.link.connection().await?;
+        Script::new(LEAVE)
+            .key(self.key())
+            .key(self.members())
+            .arg(&self.identity.ledger_id)
+            .arg(&self.identity.executor_id)
+            .invoke_async(&mut connection)
+            .await
+    }
+
+    fn key(&self) -> String {
+        format!("executor:heartbeat:{}", self.identity.executor_id)
+    }
+
+    fn members(&self) -> String {
+        format!("executor:queue_members:{}", self.identity.queue)
+    }
+}

@@ -1,0 +1,341 @@
+//! The daemon: everything wired together, started in order, ended in order.
+//!
+//! Must not decide anything about jobs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::config::{Environment, Loaded, Settings};
+use crate::dispatcher::{Dispatcher, ShutdownPlan};
+use crate::doors::intake::Intake;
+use crate::doors::queue::QueueDoor;
+use crate::flow::Flow;
+use crate::health::{Facts, Health, RedisUse};
+use crate::heartbeat::{Beat, Heart, Identity, IdentityTaken};
+use crate::http::{self, HttpError, Sources};
+use crate::job::{Claim, Source};
+use crate::ledger::{self, Ledger, OpenError, Outbox};
+use crate::link::{Link, LinkError};
+use crate::log::{Log, LogError, LogOptions};
+use crate::notify::Notifier;
+use crate::publish::{Progress, Publisher};
+use crate::signals::{self, Signal};
+use crate::slots::{self, Slots, SlotsError};
+
+/// How often old jobs are removed, and how many in one step.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_STEP: u32 = 500;
+/// How long to wait for Redis at the start before going on without.
+const REDIS_AT_START: Duration = Duration::from_secs(3);
+
+/// Why the daemon did not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Logging could not begin.
+    #[error("logging could not begin")]
+    Log(#[from] LogError),
+    /// The ledger: exit 3, or 4 if another has it.
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    /// Our name: exit 4.
+    #[error(transparent)]
+    Identity(#[from] IdentityTaken),
+    /// The HTTP listener.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Python.
+    #[error(transparent)]
+    Slots(#[from] SlotsError),
+    /// The Redis URL.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The system refused.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs the daemon until it has drained.
+pub fn serve(loaded: Loaded, environment: &Environment) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::System { what: "no runtime", source })?;
+    let notifier = Arc::new(Notifier::new(
+        environment.get("NOTIFY_SOCKET").map(AsRef::as_ref),
+        environment.get("WATCHDOG_USEC"),
+    ));
+    let log = Log::start(LogOptions {
+        format: loaded.settings.log_format,
+        level: loaded.settings.log_level.clone(),
+        executor_id: loaded.settings.executor_id.clone(),
+    })?;
+    let ended = runtime.block_on(daemon(&loaded, &log, &notifier));
+    if let Err(error) = &ended {
+        tracing::error!(event = "start_failed", error = crate::flow::chain(error), "not serving");
+    }
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    log.finish();
+    ended
+}
+
+/// What is there once everything has begun.
+struct Daemon {
+    health: Arc<Health>,
+    ledger: Ledger,
+    slots: Slots,
+    redis: Option<Redis>,
+    /// Tasks that end with the daemon.
+    tasks: JoinSet<()>,
+}
+
+/// The parts that exist only with Redis.
+struct Redis {
+    link: Arc<Link>,
+    heart: Arc<Heart>,
+    publisher: Arc<Publisher>,
+    door: Option<tokio::task::JoinHandle<()>>,
+}
+
+async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<(), ServeError> {
+    let settings = &loaded.settings;
+    let signals = signals::listen()
+        .map_err(|source| ServeError::System { what: "signals cannot be listened to", source })?;
+    let (ledger, claims, recovered) = Ledger::open(ledger_options(settings))?;
+    if recovered.put_back + recovered.lost > 0 {
+        tracing::warn!(
+            event = "recovered",
+            put_back = recovered.put_back,
+            lost = recovered.lost,
+            "an executor died over this ledger; what it ran is queued again"
+        );
+    }
+    let slots = Slots::start(slot_options(settings)?, log.output()).await?;
+    let tier = slots.tier().clone();
+    if let Some(advice) = &tier.advice {
+        tracing::info!(event = "isolation", tier = tier.name, "{advice}");
+    }
+    let health = Health::new(Facts {
+        executor_id: settings.executor_id.clone(),
+        redis: if settings.redis.is_some() { RedisUse::Configured } else { RedisUse::None },
+        slots: settings.concurrency,
+        tier: tier.name,
+    });
+    health.loop_tick();
+    let draining = watch::Sender::new(false);
+    let mut daemon = Daemon { health, ledger, slots, redis: None, tasks: JoinSet::new() };
+    daemon.begin_http(settings, log)?;
+    daemon.begin_redis(settings, &draining).await?;
+    daemon.begin_pruning(settings);
+    let python = daemon.slots.interpreter();
+    tracing::info!(
+        event = "ready",
+        pid = std::process::id(),
+        slots = settings.concurrency,
+        python = python.version,
+        start_method = %settings.python.start_method,
+        isolation = tier.name,
+        ledger = %settings.ledger_path.display(),
+        "serving"
+    );
+    notifier.ready(&format!("0 of {} slots running", settings.concurrency));
+    daemon.tasks.spawn(Arc::clone(notifier).keep_telling(Arc::clone(&daemon.health)));
+    daemon.run(settings, claims, signals, draining, notifier).await;
+    Ok(())
+}
+
+impl Daemon {
+    fn begin_http(&self, settings: &Settings, log: &Log) -> Result<(), ServeError> {
+        let Some(addr) = settings.http_addr else { return Ok(()) };
+        let (asked, counted, tap) = (self.ledger.clone(), self.ledger.clone(), log.tap());
+        let sources = Sources {
+            health: Arc::clone(&self.health),
+            ledger: Box::new(move || {
+                let ledger = asked.clone();
+                Box::pin(
+                    async move { ledger.probe().await.map_err(|error| crate::flow::chain(&error)) },
+                )
+            }),
+            counts: Box::new(move || (counted.waiting(), tap.dropped())),
+        };
+        let addr = http::serve(addr, sources)?;
+        tracing::info!(event = "http_listening", addr = %addr, "/healthz, /livez, /metrics");
+        Ok(())
+    }
+
+    async fn begin_redis(
+        &mut self,
+        settings: &Settings,
+        draining: &watch::Sender<bool>,
+    ) -> Result<(), ServeError> {
+        let Some(url) = &settings.redis else { return Ok(()) };
+        let link = Arc::new(Link::new(url, Arc::clone(&self.health))?);
+        let identity = Identity {
+            executor_id: settings.executor_id.clone(),
+            ledger_id: self.ledger.id().to_owned(),
+            queue: settings.job_queue.clone(),
+            interval: settings.heartbeat_interval,
+        };
+        let heart = Arc::new(Heart::new(identity, Arc::clone(&link), Arc::clone(&self.health)));
+        match tokio::time::timeout(REDIS_AT_START, heart.beat()).await {
+            Ok(Ok(Beat::Taken(taken))) => return Err(taken.into()),
+            Ok(Ok(Beat::Living(_))) => self.health.set_redis(true),
+            Ok(Err(error)) => link.failed(&error).await,
+            Err(_) => {}
+        }
+        self.tasks.spawn(Arc::clone(&link).watch());
+        let beating = Arc::clone(&heart);
+        self.tasks.spawn(async move { beating.run().await });
+        let publisher = Arc::new(Publisher {
+            link: Arc::clone(&link),
+            ledger: self.ledger.clone(),
+            health: Arc::clone(&self.health),
+            status_ttl: settings.status_ttl,
+        });
+        let publishing = Arc::clone(&publisher);
+        self.tasks.spawn(async move { publishing.run().await });
+        let door = QueueDoor {
+            lists: vec![(settings.job_queue.clone(), Source::Queue)],
+            look_again: settings.heartbeat_interval,
+            link: Arc::clone(&link),
+            ledger: self.ledger.clone(),
+            intake: Intake::new(settings),
+            health: Arc::clone(&self.health),
+            peers: heart.peers(),
+            draining: draining.subscribe(),
+        };
+        let door = Some(tokio::spawn(door.run()));
+        self.redis = Some(Redis { link, heart, publisher, door });
+        Ok(())
+    }
+
+    /// Removes old jobs in small steps.
+    fn begin_pruning(&mut self, settings: &Settings) {
+        let Some(keep) = settings.ledger_keep else { return };
+        let ledger = self.ledger.clone();
+        self.tasks.spawn(async move {
+            let mut tick = tokio::time::interval(PRUNE_EVERY);
+            loop {
+                tick.tick().await;
+                let before = clock::now() - keep;
+                while let Ok(PRUNE_STEP..) =
+                    ledger.prune(before, PRUNE_STEP).await.map(|n| u32::try_from(n).unwrap_or(0))
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        });
+    }
+
+    async fn run(
+        mut self,
+        settings: &Settings,
+        claims: mpsc::UnboundedReceiver<Claim>,
+        signals: mpsc::Receiver<Signal>,
+        draining: watch::Sender<bool>,
+        notifier: &Notifier,
+    ) {
+        let flow = Flow {
+            slots: self.slots.clone(),
+            start_method: settings.python.start_method,
+            ledger: self.ledger.clone(),
+            health: Arc::clone(&self.health),
+            progress: self.redis.as_ref().map(|redis| Progress::begin(Arc::clone(&redis.link))),
+            backoff_min: settings.retry.backoff_min,
+            backoff_max: settings.retry.backoff_max,
+            on_shutdown: settings.on_shutdown,
+        };
+        let plan = ShutdownPlan::new(settings.shutdown_grace, settings.kill_grace);
+        let mut asked_to_stop = draining.subscribe();
+        let (dispatcher, _handle) =
+            Dispatcher::new(Arc::new(flow), claims, signals, draining, plan);
+        let stopping = async {
+            // The sender lives in the dispatcher: an error means that it has ended.
+            let _ = asked_to_stop.wait_for(|stop| *stop).await;
+            notifier.stopping();
+            Instant::now()
+        };
+        let ((), begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
+        self.end(begun + plan.grace).await;
+    }
+
+    /// Tells what is still to be told, frees the name, closes the ledger, by the deadline.
+    async fn end(&mut self, deadline: Instant) {
+        let least = Instant::now() + Duration::from_millis(200);
+        let deadline = (deadline - Duration::from_millis(300)).max(least);
+        if let Some(redis) = &mut self.redis {
+            if let Some(door) = redis.door.take() {
+                // A take under way is completed; otherwise it stays noted in Redis.
+                let _ = tokio::time::timeout_at(deadline, door).await;
+            }
+            self.tasks.shutdown().await;
+            let told = async {
+                let told = redis.publisher.send_all().await;
+                let left = redis.heart.leave().await;
+                told && left.is_ok()
+            };
+            if !tokio::time::timeout_at(deadline, told).await.unwrap_or(false) {
+                tracing::warn!(
+                    event = "not_told",
+                    "Redis was not told everything; the next start does"
+                );
+            }
+        }
+        self.slots.close().await;
+        self.ledger.close().await;
+        tracing::info!(event = "stopped", "drained");
+    }
+}
+
+fn ledger_options(settings: &Settings) -> ledger::Options {
+    ledger::Options {
+        path: settings.ledger_path.clone(),
+        executor_id: settings.executor_id.clone(),
+        start_method: settings.python.start_method,
+        outbox: if settings.redis.is_some() { Outbox::Kept } else { Outbox::Off },
+    }
+}
+
+/// How slots are set up for these settings, with their private directory beside the ledger.
+fn slot_options(settings: &Settings) -> Result<slots::Options, ServeError> {
+    let launcher = std::env::current_exe()
+        .map_err(|source| ServeError::System { what: "our own program cannot be found", source })?;
+    Ok(options_in(settings, launcher, beside(settings, ".run")))
+}
+
+/// How slots are set up for these settings.
+pub fn options_in(settings: &Settings, launcher: PathBuf, runtime_dir: PathBuf) -> slots::Options {
+    slots::Options {
+        launcher,
+        slots: settings.concurrency,
+        interpreter: settings.python.interpreter.clone(),
+        start_method: settings.python.start_method,
+        environment: settings.python.run_environment.clone(),
+        allowed_modules: settings.python.allowed_modules.clone(),
+        tasks_path: settings.python.tasks_path.clone(),
+        tools_path: settings.python.tools_path.clone(),
+        runtime_dir,
+        limits: settings.limits,
+        kill_grace: settings.kill_grace,
+        result_max_bytes: settings.result_max_bytes,
+        log_tail_bytes: settings.log_tail_bytes,
+    }
+}
+
+fn beside(settings: &Settings, suffix: &str) -> PathBuf {
+    let mut name = settings.ledger_path.clone().into_os_string();
+    name.push(suffix);
+    name.into()
+}
