@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{BOTH, Bench, eventually, text};
+use crate::support::{BOTH, Bench, eventually, has, text};
 
 /// A job that must fail: target, parameters, `error_type`, what is in `error`, what in `traceback`.
 type Case = (&'static str, Value, &'static str, &'static str, &'static [&'static str]);
@@ -205,7 +205,7 @@ fn every_failure_says_why() {
             assert_eq!(attempt["start_method"], method);
             let line = bench
                 .executor
-                .line(&id, |line| line["event"] == "job_failed" && line["job_id"] == id.as_str());
+                .line(&id, |line| has(line, "event", "job_failed") && has(line, "job_id", &id));
             assert_eq!(line["traceback"], row["traceback"], "{seen}");
         }
         // None of it has hurt the slots.

@@ -76,8 +76,8 @@ impl Bench {
         self.executor
             .lines()
             .into_iter()
-            .filter(|line| line["event"] == "output")
-            .filter(|line| line["job_id"] == id && line["stream"] == stream)
+            .filter(|line| has(line, "event", "output"))
+            .filter(|line| has(line, "job_id", id) && has(line, "stream", stream))
             .map(|line| line["line"].as_str().unwrap().to_owned())
             .collect()
     }
@@ -86,6 +86,11 @@ impl Bench {
 /// The result a row holds.
 pub(crate) fn value_of(row: &Row) -> Value {
     serde_json::from_str(row["result"].as_str().unwrap()).unwrap()
+}
+
+/// Whether a log line has a field with this text.
+pub(crate) fn has(line: &Row, field: &str, value: &str) -> bool {
+    line.get(field).is_some_and(|found| found == value)
 }
 
 /// A text column.
