@@ -166,6 +166,8 @@ fn a_gigabyte_of_output_disturbs_nobody() {
     let attempt = bench.attempt("flood");
     assert_eq!(attempt["log_bytes"], SIZE);
     assert_eq!(text(&attempt, "log_tail").len(), 65536);
+    // Other tests come and go on this machine: the worse of the two counts.
+    let alone = alone_before.max(alone("after"));
     println!(
         "latency alone {alone:?}, beside the flood {beside:?} ({count}); memory {} KiB more",
         (most.saturating_sub(before)) >> 10
