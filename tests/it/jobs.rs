@@ -217,3 +217,25 @@ fn a_job_waits_for_its_time() {
     let late = time(&row, "started_at").duration_since(due).as_millis();
     assert!((-1..1000).contains(&late), "{late} ms");
 }
+
+#[test]
+fn progress_is_seen_while_a_job_runs() {
+    for method in BOTH {
+        let bench = Bench::start(method, &[]);
+        let release = bench.path("release");
+        bench.push(
+            "slow",
+            "tasks.good:reports_once",
+            json!({"done": 3, "total": 10, "path": release}),
+            json!({}),
+        );
+        let progress = |id: &str| {
+            bench.redis.run::<Option<String>>(&["HGET", &format!("executor:job:{id}"), "progress"])
+        };
+        let told = eventually("the progress", || progress("slow"));
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((told["done"].as_f64(), told["total"].as_f64()), (Some(3.0), Some(10.0)));
+        std::fs::write(&release, "").unwrap();
+        assert_eq!(bench.executor.ended("slow")["status"], "COMPLETED");
+    }
+}
