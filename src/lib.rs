@@ -27,6 +27,7 @@ pub mod notify; // what the service manager is told
 // Redis.
 pub mod link; // the connection, watched
 pub mod heartbeat; // that we live, and who else does
+pub mod experiments; // stored experiments and their runs
 pub mod doors; // where work comes in
 pub mod publish; // what Redis is told
 

@@ -15,7 +15,8 @@ use crate::config::{Environment, Loaded, Settings};
 use crate::dispatcher::{Dispatcher, ShutdownPlan};
 use crate::doors::intake::Intake;
 use crate::doors::queue::QueueDoor;
-use crate::flow::Flow;
+use crate::experiments::{Experiments, Metrics, Owner};
+use crate::flow::{Flow, Runs};
 use crate::health::{Facts, Health, RedisUse};
 use crate::heartbeat::{Beat, Heart, Identity, IdentityTaken};
 use crate::http::{self, HttpError, Sources};
@@ -221,6 +222,18 @@ impl Daemon {
         Ok(())
     }
 
+    fn runs(&self, settings: &Settings, link: &Arc<Link>) -> Runs {
+        let owner = Owner {
+            executor_id: settings.executor_id.clone(),
+            ledger_id: self.ledger.id().to_owned(),
+        };
+        Runs {
+            experiments: Experiments::new(Arc::clone(link), owner),
+            metrics: Metrics::begin(Arc::clone(link)),
+            progress: Progress::begin(Arc::clone(link)),
+        }
+    }
+
     /// Removes old jobs in small steps.
     fn begin_pruning(&mut self, settings: &Settings) {
         let Some(keep) = settings.ledger_keep else { return };
@@ -252,7 +265,7 @@ impl Daemon {
             start_method: settings.python.start_method,
             ledger: self.ledger.clone(),
             health: Arc::clone(&self.health),
-            progress: self.redis.as_ref().map(|redis| Progress::begin(Arc::clone(&redis.link))),
+            runs: self.redis.as_ref().map(|redis| self.runs(settings, &redis.link)),
             backoff_min: settings.retry.backoff_min,
             backoff_max: settings.retry.backoff_max,
             on_shutdown: settings.on_shutdown,

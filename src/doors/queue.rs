@@ -12,7 +12,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script};
 use tokio::sync::watch;
 
-use super::intake::{self, Intake, ToolTable};
+use super::intake::{self, Intake};
+use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
 use crate::job::{Refusal, Source, Target};
 use crate::ledger::{Arrival, Ledger};
@@ -216,7 +217,7 @@ impl QueueDoor {
         let read: Vec<_> = noted.iter().map(|note| self.intake.read(note.payload())).collect();
         let names = read.iter().filter_map(tool_named);
         let tools = match names.clone().next() {
-            Some(_) => intake::tool_table(connection, names).await?,
+            Some(_) => tool_table(connection, names).await?,
             None => ToolTable::new(),
         };
         let arrivals = noted.iter().zip(read).map(|(note, draft)| {

@@ -228,8 +228,8 @@ impl OutboxKind {
 pub struct RunStart {
     /// `{experiment}:{unix seconds}`.
     pub run_id: String,
-    /// The tool.
-    pub target: crate::job::Target,
+    /// The tool; `None` where the definition names none.
+    pub target: Option<crate::job::Target>,
     /// A JSON object.
     pub parameters: Box<serde_json::value::RawValue>,
     /// How long one attempt may take.
