@@ -40,14 +40,15 @@ class Answer:
     headers: Message
     body: bytes
 
-    def json_object(self, source: str) -> dict[str, Any]:
-        """Return the body as a JSON object; `source` is the name used in the `RefusedError` if it is none."""
+    def json_object(self, source: str, so_far: object = None) -> dict[str, Any]:
+        """Return the body as a JSON object; `source` names it in the `RefusedError` if it is none."""
         try:
             value = json.loads(self.body)
         except ValueError as error:
-            raise RefusedError(f"{source} answered {self.status} with malformed JSON: {error}") from error
+            raise RefusedError(f"{source} answered {self.status} with malformed JSON: {error}", so_far) from error
         if not isinstance(value, dict):
-            raise RefusedError(f"{source} answered {self.status} with a JSON {type(value).__name__}, not an object")
+            kind = type(value).__name__
+            raise RefusedError(f"{source} answered {self.status} with a JSON {kind}, not an object", so_far)
         return value
 
     def message(self) -> str:

@@ -51,7 +51,7 @@ def _fetch(repository: str, timeout_seconds: float, so_far: dict[str, object]) -
         return None
     if answer.status != 200:
         raise RefusedError(f"GitHub answered {answer.status} for {repository}: {answer.message()}", so_far)
-    counts = answer.json_object("GitHub")
+    counts = answer.json_object("GitHub", so_far)
     fields = {"stars": "stargazers_count", "forks": "forks_count", "open_issues": "open_issues_count"}
     for field in fields.values():
         if not isinstance(counts.get(field), int):

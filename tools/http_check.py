@@ -8,7 +8,7 @@ from _reporting import emit, progress
 
 
 def http_check(urls: list[str], timeout_seconds: float = 5.0, parallel: int = 8) -> dict[str, object]:
-    """Ask each of `urls` once, up to `parallel` at a time, waiting at most `timeout_seconds` for each step of an answer.
+    """Ask each of `urls` once, up to `parallel` at a time, waiting `timeout_seconds` for each step of an answer.
 
     Needs nothing. Returns `items` in the order of `urls` (`url`, `up`, `status`, `latency_seconds`, `error`), `count`,
     `up` and `down`. A URL is up if the status is below 400, redirects followed. A bad URL is an item that is down,

@@ -45,7 +45,7 @@ def resend_email(
         if answer.status in (401, 403):
             raise RefusedError(f"Resend refuses the key or the sender ({answer.status}): {answer.message()}", so_far)
         if 200 <= answer.status < 300:
-            items.append({"recipient": recipient, "id": _id(answer, so_far)})
+            items.append({"recipient": recipient, "id": str(answer.json_object("Resend", so_far).get("id", ""))})
         else:
             refused.append({"recipient": recipient, "error": f"{answer.status}: {answer.message()}"})
         partial({"emails_sent": len(items), "items": items, "refused": refused})
@@ -64,10 +64,3 @@ def _send(email: dict[str, Any], key: str, timeout_seconds: float) -> Answer:
     answer = request("POST", url, headers=headers, payload=email, timeout_seconds=timeout_seconds)
     raise_if_unavailable(answer, "Resend")
     return answer
-
-
-def _id(answer: Answer, so_far: dict[str, object]) -> str:
-    try:
-        return str(answer.json_object("Resend").get("id", ""))
-    except RefusedError as error:
-        raise RefusedError(str(error), so_far) from error
