@@ -27,10 +27,15 @@ pub mod notify; // what the service manager is told
 // Redis.
 pub mod link; // the connection, watched
 pub mod heartbeat; // that we live, and who else does
+pub mod experiments; // stored experiments and their runs
 pub mod doors; // where work comes in
 pub mod publish; // what Redis is told
 
 // The daemon.
 pub mod flow; // the life of one attempt
 pub mod dispatcher; // the set of running attempts
+pub mod control; // the socket for other commands
 pub mod serve; // everything wired together
+
+// The command line.
+pub mod cli; // one file per command

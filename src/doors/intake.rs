@@ -1,20 +1,15 @@
 //! What every door does with a payload: read it, settle its defaults, hand it to the ledger.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-
-use redis::aio::MultiplexedConnection;
 
 use crate::config::Settings;
+use crate::experiments::tools::ToolTable;
 use crate::job::{Refusal, Source, Target};
 use crate::ledger::{Accepted, Arrival};
+use crate::outcome::error_type;
 use crate::payload::{self, Draft, MAX_PAYLOAD_BYTES, Rules};
-use crate::policy::{Defaults, ToolSettings};
-
-/// What `tools:{name}` says, by name, for a batch.
-pub type ToolTable = BTreeMap<String, ToolSettings>;
+use crate::policy::Defaults;
 
 /// The rules of this installation, for every door.
 #[derive(Clone, Debug)]
@@ -48,6 +43,22 @@ impl Intake {
         )
     }
 
+    /// Reads what came on a trigger channel: it must name an experiment, and nothing else to run.
+    pub fn read_trigger(&self, bytes: &[u8]) -> Result<Draft, Refusal> {
+        let draft = self.read(bytes)?;
+        if draft.experiment_id.is_some() {
+            return Ok(draft);
+        }
+        Err(Refusal {
+            id: draft.id,
+            error_type: error_type::PAYLOAD.to_owned(),
+            error: "a trigger must name an experiment: {\"experiment_id\": \"…\"}".to_owned(),
+            experiment_id: None,
+            task_type: draft.task_type,
+            target: None,
+        })
+    }
+
     /// A payload with what was read of it, ready for the ledger.
     pub fn arrival(
         &self,
@@ -73,63 +84,6 @@ impl Intake {
 fn is_module(root: &Path, name: &str) -> bool {
     let path = root.join(name.replace('.', "/"));
     path.with_extension("py").is_file() || path.join("__init__.py").is_file()
-}
-
-/// Asks Redis what `tools:{name}` says of each tool; a tool of which it says nothing readable has
-/// no entry.
-pub async fn tool_table(
-    connection: &mut MultiplexedConnection,
-    names: impl IntoIterator<Item = &String>,
-) -> Result<ToolTable, redis::RedisError> {
-    let mut table = ToolTable::new();
-    for name in names {
-        if table.contains_key(name) {
-            continue;
-        }
-        let key = format!("tools:{name}");
-        let found: Result<BTreeMap<String, String>, redis::RedisError> =
-            redis::cmd("HGETALL").arg(&key).query_async(connection).await;
-        let fields = match found {
-            Ok(fields) => fields,
-            Err(error) if error.code() == Some("WRONGTYPE") => {
-                tracing::warn!(event = "tool_settings_unreadable", key, error = %error, "ignored");
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        table.insert(name.clone(), tool_settings(&key, &fields));
-    }
-    Ok(table)
-}
-
-fn tool_settings(key: &str, fields: &BTreeMap<String, String>) -> ToolSettings {
-    let unreadable = |field: &str, value: &str| {
-        tracing::warn!(event = "tool_settings_unreadable", key, field, value, "ignored");
-    };
-    let timeout = fields.get("timeout").and_then(|text| {
-        let timeout = seconds(text);
-        if timeout.is_none() {
-            unreadable("timeout", text);
-        }
-        timeout
-    });
-    let max_attempts = fields.get("max_attempts").and_then(|text| {
-        let attempts = text.parse().ok().filter(|n| (1..=100).contains(n));
-        if attempts.is_none() {
-            unreadable("max_attempts", text);
-        }
-        attempts
-    });
-    ToolSettings { timeout, max_attempts }
-}
-
-/// A timeout in seconds, over 0 and up to 30 days.
-pub(super) fn seconds(text: &str) -> Option<Duration> {
-    let seconds: f64 = text.trim().parse().ok()?;
-    (seconds > 0.0 && seconds <= 2_592_000.0)
-        .then(|| Duration::try_from_secs_f64(seconds).ok())
-        .flatten()
-        .filter(|timeout| !timeout.is_zero())
 }
 
 /// Says in the log what became of arrivals that need a word.

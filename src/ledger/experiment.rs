@@ -15,7 +15,7 @@ const ENDED: &str = "json_object('experiment_id', experiment_id, 'run_id', run_i
 
 impl Batch<'_> {
     pub(super) fn begin_run(&mut self, claim: &Claim, run: &RunStart) -> Result<(), LedgerError> {
-        let (module, class, function, tool) = columns(Some(&run.target));
+        let (module, class, function, tool) = columns(run.target.as_ref());
         let sql = "UPDATE jobs SET module_path = ?, class_name = ?, method_name = ?, tool = ?,
                 parameters = ?, timeout_seconds = ?, max_attempts = ?,
                 run_started_at = CASE WHEN run_id IS ?8 THEN run_started_at ELSE ?9 END, run_id = ?8

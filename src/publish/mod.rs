@@ -3,6 +3,7 @@
 //! Must not hold up a run, nor lose a message because one key is of the wrong type.
 
 mod progress;
+mod runs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,43 +61,50 @@ impl Publisher {
             if entries.is_empty() {
                 return true;
             }
-            if let Err(error) = self.send(&entries).await {
-                self.link.failed(&error).await;
-                return false;
+            // Jobs go out many at a time; a run's messages one by one, in their place.
+            for part in
+                entries.chunk_by(|a, b| (a.kind, b.kind) == (OutboxKind::Job, OutboxKind::Job))
+            {
+                if let Err(error) = self.send(part).await {
+                    self.link.failed(&error).await;
+                    return false;
+                }
+                self.ledger.delivered(part.iter().map(|entry| entry.seq).collect());
             }
-            self.ledger.delivered(entries.iter().map(|entry| entry.seq).collect());
         }
     }
 
     /// One pipeline for all; if one command in it was refused, each message by itself.
     async fn send(&self, entries: &[OutboxEntry]) -> Result<(), RedisError> {
         let mut connection = self.link.connection().await?;
-        let mut pipeline = redis::pipe();
-        for entry in entries {
-            self.add(entry, &mut pipeline);
-        }
-        match pipeline.query_async::<()>(&mut connection).await {
-            Err(error) if !is_outage(&error) => {}
-            sent => return sent,
-        }
-        for entry in entries {
+        if entries.len() > 1 {
             let mut pipeline = redis::pipe();
-            self.add(entry, &mut pipeline);
+            for entry in entries {
+                self.add_job(entry, &mut pipeline);
+            }
             match pipeline.query_async::<()>(&mut connection).await {
+                Err(error) if !is_outage(&error) => {}
+                sent => return sent,
+            }
+        }
+        for entry in entries {
+            let sent = match entry.kind {
+                OutboxKind::Job => {
+                    let mut pipeline = redis::pipe();
+                    self.add_job(entry, &mut pipeline);
+                    pipeline.query_async::<()>(&mut connection).await
+                }
+                OutboxKind::RunBegan => runs::began(&mut connection, entry).await,
+                OutboxKind::RunEnded => runs::ended(&mut connection, entry).await,
+            };
+            match sent {
                 Err(error) if !is_outage(&error) => {
-                    tracing::error!(event = "message_refused", job_id = entry.subject, error = %error, "Redis refused a message; it is left out");
+                    tracing::error!(event = "message_refused", subject = entry.subject, error = %error, "Redis refused a message; it is left out");
                 }
                 sent => sent?,
             }
         }
         Ok(())
-    }
-
-    fn add(&self, entry: &OutboxEntry, pipeline: &mut Pipeline) {
-        match entry.kind {
-            OutboxKind::Job => self.add_job(entry, pipeline),
-            OutboxKind::RunBegan | OutboxKind::RunEnded => {}
-        }
     }
 
     /// The hash, its expiry, the event.

@@ -3,6 +3,7 @@
 
 mod allow_list;
 mod cron;
+mod experiments;
 mod f5;
 mod failures;
 mod isolation;
