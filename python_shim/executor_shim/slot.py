@@ -1,36 +1,43 @@
 """A slot: a process that only forks and reaps; the executor decides everything (docs/design/slots.md).
 
 Started by the launcher as `python -I -S -u -X utf8 slot.py CONFIG`, already a sub-reaper in its own session. On 0 the
-control socket `go` (which is the lifeline, too), on 1 the request socket `ctl`, on 2 the log. Must not run code of users, and must
-stay lean: every module loaded here is paid for by every fork.
+control socket `go` (which is the lifeline, too), on 1 the request socket `ctl`, on 2 the log. Must not run code of
+users, and must stay lean: every module loaded here is paid for by every fork.
 """
-import sys
-import posix
-from posix import fork, read, wait4, write
+
 import _json
-import _signal
+import _signal  # type: ignore[import-not-found]  # `signal` itself would bring enum along
+import posix
+import sys
+from posix import fork, read, wait4, write
 from time import sleep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, NoReturn
 
 _DEFAULTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 class _Scan:
-    "What the C scanner wants to know: plain JSON."
+    """What the C scanner wants to know: plain JSON."""
+
     strict = True
     object_hook = object_pairs_hook = None
     parse_float = float
     parse_int = int
-    memo = {}
+    memo: "dict[str, str]" = {}  # noqa: RUF012
     parse_constant = {"-Infinity": -1e999, "Infinity": 1e999, "NaN": 1e999 - 1e999}.__getitem__
 
 
-def parse(text):
-    "JSON text to a value, without the price of the json package."
-    return _json.make_scanner(_Scan())(text, 0)[0]
+def parse(text: str) -> "Any":
+    """JSON text to a value, without the price of the json package."""
+    return _json.make_scanner(_Scan())(text, 0)[0]  # type: ignore[arg-type]
 
 
-def own_descriptors():
-    "Moves `go` and `ctl` away from 0 and 1, not to be inherited; 0 becomes /dev/null, 1 the log."
+def own_descriptors() -> "tuple[int, int]":
+    """Move `go` and `ctl` away from 0 and 1, not to be inherited; 0 becomes /dev/null, 1 the log."""
     go = posix.dup(0)
     ctl = posix.dup(1)
     posix.set_inheritable(go, False)
@@ -42,30 +49,34 @@ def own_descriptors():
     return go, ctl
 
 
-def spawner(config, text, ctl):
-    "The birth of a run as a newly executed interpreter; it finds the request socket on 0."
+def spawner(config: "dict[str, Any]", text: str, ctl: int) -> "Callable[[], int]":
+    """The birth of a run as a newly executed interpreter; it finds the request socket on 0."""
     argv = [config["executable"], "-P", "-u", "-X", "utf8", config["shim"] + "/executor_shim/spawned.py", text]
     actions = [(posix.POSIX_SPAWN_DUP2, ctl, 0)]
     environ = config["environment"]
 
-    def birth():
-        return posix.posix_spawn(argv[0], argv, environ, file_actions=actions, setsid=True, setsigmask=(),
-                                 setsigdef=_DEFAULTS)
+    def birth() -> int:
+        return posix.posix_spawn(
+            argv[0], argv, environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULTS
+        )
+
     return birth
 
 
-def forker(config, go, ctl):
-    "The birth of a run as a fork of this prepared interpreter."
+def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
+    """The birth of a run as a fork of this prepared interpreter."""
     sys.path.insert(0, config["shim"])
     from executor_shim import runner
+
     runner.configure(config)
     import gc
+
     gc.collect()
     gc.disable()
     gc.freeze()
     setsid, close, signal, default, status = posix.setsid, posix.close, _signal.signal, _signal.SIG_DFL, 96
 
-    def birth():
+    def birth() -> int:
         pid = fork()
         if pid:
             return pid
@@ -79,14 +90,15 @@ def forker(config, go, ctl):
             runner.attend(ctl)
         finally:
             posix._exit(status)
+
     return birth
 
 
-def reap(leader):
-    """Takes the leader's status, then those of all other zombies.
+def reap(leader: int) -> bytes:
+    """Take the leader's status, then those of all other zombies.
 
-    Answers status (u32; all ones: not dead), user and system time in µs (u64), peak memory in KiB (u64), number of others (u32),
-    their time in µs (u64), and one byte: 1 while children live.
+    Answers status (u32; all ones: not dead), user and system time in µs (u64), peak memory in KiB (u64), number of
+    others (u32), their time in µs (u64), and one byte: 1 while children live.
     """
     status, used, peak, others, theirs, left = 0xFFFFFFFF, 0, 0, 0, 0, 1
     try:
@@ -105,16 +117,23 @@ def reap(leader):
             theirs += int((usage[0] + usage[1]) * 1000000)
     except ChildProcessError:
         left = 0
-    return (b"R" + status.to_bytes(4, "little") + used.to_bytes(8, "little") + peak.to_bytes(8, "little")
-            + others.to_bytes(4, "little") + theirs.to_bytes(8, "little") + left.to_bytes(1, "little"))
+    return (
+        b"R"
+        + status.to_bytes(4, "little")
+        + used.to_bytes(8, "little")
+        + peak.to_bytes(8, "little")
+        + others.to_bytes(4, "little")
+        + theirs.to_bytes(8, "little")
+        + left.to_bytes(1, "little")
+    )
 
 
-def reap_some(message):
-    "Takes the statuses of the zombies named, during a run; answers their number and time as `reap` does."
+def reap_some(message: bytes) -> bytes:
+    """Take the statuses of the zombies named, during a run; answers their number and time as `reap` does."""
     others = theirs = 0
     for at in range(1, len(message), 4):
         try:
-            pid, _, usage = wait4(int.from_bytes(message[at:at + 4], "little"), 1)
+            pid, _, usage = wait4(int.from_bytes(message[at : at + 4], "little"), 1)
         except ChildProcessError:
             continue
         if pid:
@@ -123,16 +142,16 @@ def reap_some(message):
     return b"R" + b"\xff" * 4 + bytes(16) + others.to_bytes(4, "little") + theirs.to_bytes(8, "little") + b"\x01"
 
 
-def children(pid):
-    "Children of all threads of a process."
-    found = []
+def children(pid: int) -> "list[int]":
+    """Children of all threads of a process."""
+    found: list[int] = []
     try:
-        threads = posix.listdir("/proc/%d/task" % pid)
+        threads = posix.listdir(f"/proc/{pid}/task")
     except OSError:
         return found
     for thread in threads:
         try:
-            at = posix.open("/proc/%d/task/%s/children" % (pid, thread), posix.O_RDONLY)
+            at = posix.open(f"/proc/{pid}/task/{thread}/children", posix.O_RDONLY)
         except OSError:
             continue
         text = b""
@@ -146,9 +165,10 @@ def children(pid):
     return found
 
 
-def descendants():
-    "All processes under this one."
-    found, todo = [], [posix.getpid()]
+def descendants() -> "list[int]":
+    """All processes under this one."""
+    found: list[int] = []
+    todo = [posix.getpid()]
     while todo:
         more = children(todo.pop())
         found += more
@@ -156,8 +176,8 @@ def descendants():
     return found
 
 
-def signal_all(pids, number):
-    "Sends a signal to each that is still there."
+def signal_all(pids: "Iterable[int]", number: int) -> None:
+    """Send a signal to each that is still there."""
     for pid in pids:
         try:
             posix.kill(pid, number)
@@ -165,10 +185,10 @@ def signal_all(pids, number):
             pass
 
 
-def end_everything():
-    "The lifeline broke: freezes and kills all that is under this slot, until nothing is left to wait for."
+def end_everything() -> None:
+    """The lifeline broke: freeze and kill all that is under this slot, until nothing is left to wait for."""
     while True:
-        frozen = set()
+        frozen: set[int] = set()
         for _ in range(1000):
             fresh = [pid for pid in descendants() if pid not in frozen]
             if not fresh:
@@ -184,8 +204,8 @@ def end_everything():
         sleep(0.001)
 
 
-def serve(go, birth):
-    "One message, one act, one answer, until the executor is gone."
+def serve(go: int, birth: "Callable[[], int]") -> "NoReturn":
+    """One message, one act, one answer, until the executor is gone."""
     while True:
         try:
             message = read(go, 65536)
@@ -210,7 +230,8 @@ def serve(go, birth):
             pass
 
 
-def main():
+def main() -> "NoReturn":
+    """Make ready, then serve."""
     text = sys.argv[1]
     config = parse(text)
     go, ctl = own_descriptors()

@@ -121,26 +121,29 @@ pub(super) fn json(text: &str) -> String {
     into
 }
 
-/// Appends a text as JSON: stretches without anything to escape are copied whole.
+/// Appends a text as JSON: stretches without anything to escape are copied whole. Looks at bytes: all
+/// that is escaped is ASCII, and a flood goes through here.
 fn push_json(text: &str, into: &mut String) {
     into.push('"');
-    let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ' || c == '\u{7f}') {
-        into.push_str(&rest[..at]);
-        let mut characters = rest[at..].chars();
-        match characters.next() {
-            Some('"') => into.push_str("\\\""),
-            Some('\\') => into.push_str("\\\\"),
-            Some('\n') => into.push_str("\\n"),
-            Some('\r') => into.push_str("\\r"),
-            Some('\t') => into.push_str("\\t"),
-            Some(other) => {
-                let _ = write!(into, "\\u{:04x}", u32::from(other));
+    let (bytes, mut copied, mut at) = (text.as_bytes(), 0, 0);
+    while at < bytes.len() {
+        let byte = bytes[at];
+        if byte < b' ' || byte == b'"' || byte == b'\\' || byte == 0x7f {
+            into.push_str(&text[copied..at]);
+            match byte {
+                b'"' => into.push_str("\\\""),
+                b'\\' => into.push_str("\\\\"),
+                b'\n' => into.push_str("\\n"),
+                b'\r' => into.push_str("\\r"),
+                b'\t' => into.push_str("\\t"),
+                other => {
+                    let _ = write!(into, "\\u{other:04x}");
+                }
             }
-            None => {}
+            copied = at + 1;
         }
-        rest = characters.as_str();
+        at += 1;
     }
-    into.push_str(rest);
+    into.push_str(&text[copied..]);
     into.push('"');
 }

@@ -4,7 +4,7 @@
 //! run up is its own full pipe. Memory is bounded by one chunk, one line and the tail.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::{self, BufRead, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -72,13 +72,9 @@ struct Splitter {
 }
 
 impl Splitter {
-    fn push(&mut self, bytes: &[u8], mut line: impl FnMut(String)) {
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let (text, ended) = match piece.split_last() {
-                Some((b'\n', text)) => (text, true),
-                _ => (piece, false),
-            };
-            self.partial.extend_from_slice(text);
+    fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(String)) {
+        while let Ok(1..) = bytes.read_until(b'\n', &mut self.partial) {
+            let ended = self.partial.pop_if(|last| *last == b'\n').is_some();
             while self.partial.len() > LINE_MAX {
                 let rest = self.partial.split_off(boundary(&self.partial));
                 line(text_of(&std::mem::replace(&mut self.partial, rest)));

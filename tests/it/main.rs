@@ -1,6 +1,14 @@
 //! The integration tests, one binary: the built `executor` against a real Redis, a real python3 and
 //! real signals.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "helpers of tests are tests; clippy knows only the functions that are marked"
+)]
+
 mod allow_list;
 mod cron;
 mod experiments;

@@ -149,7 +149,7 @@ fn a_gigabyte_of_output_disturbs_nobody() {
         "flood",
         "tasks.bad:floods_from_child",
         json!({"size": SIZE, "line": 4000, "path": done}),
-        json!({"timeout_seconds": 120}),
+        json!({"timeout_seconds": 600}),
     );
     eventually("the flood to begin", || (taken.load(Ordering::Relaxed) > 10 << 20).then_some(()));
     let (mut beside, mut most) = (Vec::new(), 0);
