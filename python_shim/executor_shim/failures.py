@@ -83,7 +83,8 @@ def _complain(line: str) -> None:
 
 
 def _traceback(error: BaseException) -> str:
-    for form in (_formatted, _bare):  # the second for want of memory, and for classes that misbehave
+    # The second for want of memory and for classes that misbehave, the third where no file can be opened.
+    for form in (_formatted, _bare, _walked):
         try:
             return form(error)
         except BaseException as error_in_form:
@@ -111,6 +112,17 @@ def _bare(error: BaseException) -> str:
     stack = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_own(frame.filename)]
     lines = "".join(traceback.format_list(stack))
     return f"Traceback (most recent call last):\n{lines}{type(error).__name__}: {_safely(str, error)}\n"
+
+
+def _walked(error: BaseException) -> str:
+    """Without any import, which needs a descriptor."""
+    lines, trace = ["Traceback (most recent call last):"], error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not _is_own(code.co_filename):
+            lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}')
+        trace = trace.tb_next
+    return "\n".join((*lines, f"{type(error).__name__}: {_safely(str, error)}", ""))
 
 
 def _is_own(filename: str) -> bool:

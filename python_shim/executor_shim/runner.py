@@ -6,6 +6,7 @@ process. Must not know queue, database or schedules, and must not touch the desc
 
 import faulthandler
 import gc
+import io
 import os
 import sys
 from _signal import (  # type: ignore[import-not-found]  # `signal` itself would bring enum along
@@ -124,15 +125,22 @@ def _provide_builtins() -> None:
 
 
 def _set_streams() -> None:
-    """Streams over 0, 1 and 2, whatever these are by then: a line is seen as soon as it is written."""
+    """Streams over 0, 1 and 2, whatever these are by then: a line is seen as soon as it is written.
+
+    The interpreter runs with `-u`, for the streams of C have no end at which anybody flushes them; Python's own get
+    their buffer back, so that a line is one write.
+    """
     for name, number, errors in (("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace")):
         stream = getattr(sys, name)
         if stream is None:
             stream = open(number, "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-            setattr(sys, f"__{name}__", stream)
-        stream.flush()
-        stream.reconfigure(encoding="utf-8", errors=errors, line_buffering=True)
+        buffer = stream.detach()
+        if isinstance(buffer, io.RawIOBase):
+            buffer = io.BufferedWriter(buffer)
+        stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=True)
+        stream.mode = "w"  # type: ignore[misc]
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     if sys.stdin is None:
         sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]  # noqa: SIM115
 

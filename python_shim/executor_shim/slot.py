@@ -1,6 +1,6 @@
 """A slot: a process that only forks and reaps; the executor decides everything (docs/design/slots.md).
 
-Started by the launcher as `python -I -S -X utf8 slot.py CONFIG`, already a sub-reaper in its own session. On 0 the
+Started by the launcher as `python -I -S -u -X utf8 slot.py CONFIG`, already a sub-reaper in its own session. On 0 the
 control socket `go` (which is the lifeline, too), on 1 the request socket `ctl`, on 2 the log. Must not run code of users, and must
 stay lean: every module loaded here is paid for by every fork.
 """
@@ -44,7 +44,7 @@ def own_descriptors():
 
 def spawner(config, text, ctl):
     "The birth of a run as a newly executed interpreter; it finds the request socket on 0."
-    argv = [config["executable"], "-P", "-X", "utf8", config["shim"] + "/executor_shim/spawned.py", text]
+    argv = [config["executable"], "-P", "-u", "-X", "utf8", config["shim"] + "/executor_shim/spawned.py", text]
     actions = [(posix.POSIX_SPAWN_DUP2, ctl, 0)]
     environ = config["environment"]
 

@@ -1,4 +1,4 @@
-"""What a newly executed interpreter runs: `python3 -P -X utf8 …/executor_shim/spawned.py CONFIG`, `ctl` on 0."""
+"""What a newly executed interpreter runs: `python3 -P -u -X utf8 …/executor_shim/spawned.py CONFIG`, `ctl` on 0."""
 
 import os
 import sys

@@ -237,6 +237,10 @@ impl<'a> Attempt<'a> {
         {
             return;
         }
+        if tree::stat(pid).is_some_and(|stat| stat.is_stopped()) {
+            // It can say where it is only if it runs.
+            tree::signal(self.process.pidfd.get_ref(), rustix::process::Signal::CONT);
+        }
         let asked = Instant::now();
         let mut before = 0;
         while asked.elapsed() < STACK_PATIENCE {

@@ -93,7 +93,7 @@ impl Slot {
         let mut command = spawn::launcher(&setup.options.launcher, setup.constant);
         command
             .arg(&setup.executable)
-            .args(["-I", "-S", "-X", "utf8"])
+            .args(["-I", "-S", "-u", "-X", "utf8"])
             .arg(setup.shim.join("executor_shim/slot.py"))
             .arg(&setup.config)
             .env_clear()

@@ -4,8 +4,16 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that is surprised must fail")]
 #![expect(clippy::print_stderr, reason = "a failed test shows the executor's log")]
 
+mod allow_list;
 mod cron;
 mod experiments;
+mod f5;
+mod failures;
+mod isolation;
+mod jobs;
 mod layering;
+mod output;
+mod python;
+mod shutdown;
 mod slots;
 mod support;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -151,13 +151,13 @@ impl Executor {
 
     /// All log lines so far.
     pub(crate) fn lines(&self) -> Vec<Row> {
-        self.lines.lock().unwrap().clone()
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for a log line.
     pub(crate) fn line(&self, what: &str, matches: impl Fn(&Row) -> bool) -> Row {
         eventually(&format!("the log line {what}"), || {
-            self.lines.lock().unwrap().iter().find(|line| matches(line)).cloned()
+            self.lines().into_iter().find(|line| matches(line))
         })
     }
 
@@ -189,7 +189,11 @@ impl Executor {
             return Vec::new();
         };
         db.busy_timeout(PATIENCE).unwrap();
-        let mut statement = db.prepare(sql).unwrap();
+        let mut statement = match db.prepare(sql) {
+            // Made, but not yet filled.
+            Err(error) if error.to_string().contains("no such table") => return Vec::new(),
+            other => other.unwrap(),
+        };
         let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
         let rows = statement.query_map([], |row| {
             let mut map = Row::new();

@@ -1,11 +1,13 @@
 //! Real parts for the tests: a Redis, an executor, a ledger to look into. Nothing here sleeps for
 //! luck: everything waits for a named thing with a deadline.
 
+mod bench;
 mod executor;
 mod redis_server;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
 pub(crate) use executor::{Executor, Row, binary, fixtures};
 pub(crate) use redis_server::RedisServer;
 
