@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script};
 use tokio::sync::watch;
@@ -82,6 +84,7 @@ impl QueueDoor {
         match &error {
             DoorError::Redis(error) if is_outage(error) => self.link.failed(error).await,
             DoorError::Redis(_) if *told != text => {
+                self.health.set_door_fault(Some(format!("nothing can be taken: {text}")));
                 tracing::error!(
                     event = "queue_unreadable",
                     error = text,
@@ -106,12 +109,18 @@ impl QueueDoor {
 
     /// Serves over one set of connections until something fails.
     async fn serve(&mut self, told: &mut String) -> Result<(), DoorError> {
-        let mut peeks = Vec::new();
-        for _ in &self.lists {
-            peeks.push(self.link.own(PEEK_ANSWER).await?);
-        }
         let mut shared = self.link.connection().await?;
         self.accept_noted(&mut shared).await?;
+        // Before the first peek: that would bring over the whole of a payload however large.
+        self.take_all(&mut shared).await?;
+        self.well(told);
+        // A peek once begun is kept until it is answered: given up, its question would stay behind
+        // on the connection, ahead of the next one.
+        let mut peeks = FuturesUnordered::new();
+        for (list, _) in &self.lists {
+            let connection = self.link.own(PEEK_ANSWER).await?;
+            peeks.push(peek(connection, list.clone()));
+        }
         let mut look_again = tokio::time::interval(self.look_again);
         look_again.reset();
         while !*self.draining.borrow() {
@@ -121,16 +130,25 @@ impl QueueDoor {
             }
             let mut draining = self.draining.clone();
             tokio::select! {
-                there = peek(&mut peeks, &self.lists) => {
+                Some((connection, list, there)) = peeks.next() => {
                     there?;
                     self.take_all(&mut shared).await?;
-                    told.clear();
+                    self.well(told);
+                    peeks.push(peek(connection, list));
                 }
                 _ = look_again.tick() => self.accept_noted(&mut shared).await?,
                 () = begun(&mut draining) => {}
             }
         }
         Ok(())
+    }
+
+    /// A round went well: the next trouble is told again.
+    fn well(&self, told: &mut String) {
+        if !told.is_empty() {
+            told.clear();
+            self.health.set_door_fault(None);
+        }
     }
 
     /// How many more jobs may be taken into the ledger.
@@ -265,23 +283,18 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|draining| *draining).await;
 }
 
-/// Waits until one of the lists has something, or a while.
+/// Waits until the list has something, or a while.
 async fn peek(
-    connections: &mut [MultiplexedConnection],
-    lists: &[(String, Source)],
-) -> Result<(), RedisError> {
-    let looks = connections.iter_mut().zip(lists).map(|(connection, (list, _))| {
-        Box::pin(async move {
-            redis::cmd("BLMOVE")
-                .arg(list)
-                .arg(list)
-                .arg("RIGHT")
-                .arg("RIGHT")
-                .arg(PEEK.as_secs())
-                .query_async::<Option<Vec<u8>>>(connection)
-                .await
-        })
-    });
-    let (first, _, _) = futures_util::future::select_all(looks).await;
-    first.map(|_| ())
+    mut connection: MultiplexedConnection,
+    list: String,
+) -> (MultiplexedConnection, String, Result<(), RedisError>) {
+    let there = redis::cmd("BLMOVE")
+        .arg(&list)
+        .arg(&list)
+        .arg("RIGHT")
+        .arg("RIGHT")
+        .arg(PEEK.as_secs())
+        .query_async::<redis::Value>(&mut connection)
+        .await;
+    (connection, list, there.map(|_| ()))
 }

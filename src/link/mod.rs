@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks whether Redis answers, while it does and while it does not.
 const LOOK_UP: Duration = Duration::from_secs(1);
 const LOOK_DOWN: Duration = Duration::from_millis(250);
+/// Written to see that an outage is over; expires at once.
+const PROBE: &str = "executor:probe";
 
 /// Why Redis could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -100,12 +102,17 @@ impl Link {
         &self.client
     }
 
-    /// A call failed: if that was the connection's fault it is dropped, and the outage is noted.
+    /// A call failed: if that was the connection's fault it is dropped, and if Redis does not answer
+    /// on a new one, or refuses as a whole, the outage is noted.
     pub async fn failed(&self, error: &RedisError) {
         if !is_outage(error) {
             return;
         }
         *self.shared.lock().await = None;
+        // A connection can break, or miss its time, while Redis is well.
+        if error.code().is_none() && self.look().await.is_ok() {
+            return;
+        }
         self.note_down(error);
     }
 
@@ -130,7 +137,16 @@ impl Link {
 
     async fn look(&self) -> Result<(), RedisError> {
         let mut connection = self.connection().await?;
-        redis::cmd("PING").query_async::<()>(&mut connection).await
+        let question = if self.told_down.load(Ordering::Relaxed) {
+            // A full or read-only Redis answers PING, yet refuses all that matters.
+            redis::cmd("SET").arg(PROBE).arg("").arg("PX").arg(1000).to_owned()
+        } else {
+            redis::cmd("PING")
+        };
+        match question.query_async::<()>(&mut connection).await {
+            Err(error) if is_outage(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn note_up(&self, after: Duration) {
@@ -166,12 +182,12 @@ pub fn is_outage(error: &RedisError) -> bool {
         "OOM",
         "NOAUTH",
         "WRONGPASS",
-        "NOPERM",
         "UNKILLABLE",
         "NOREPLICAS",
     ];
     match error.code() {
         Some(code) => CODES.contains(&code),
-        None => true,
+        // An answer of another shape than expected, or several refusals of a pipeline.
+        None => !matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Extension),
     }
 }

@@ -2,6 +2,10 @@
 //! real signals.
 
 mod cron;
+mod health;
+mod identity;
 mod layering;
+mod outage;
+mod queue;
 mod slots;
 mod support;

@@ -2,11 +2,13 @@
 //! luck: everything waits for a named thing with a deadline.
 
 mod executor;
+mod proxy;
 mod redis_server;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use executor::{Executor, Row, binary, fixtures};
+pub(crate) use proxy::Proxy;
 pub(crate) use redis_server::RedisServer;
 
 /// Long enough for a loaded machine; a test that needs it has failed.
