@@ -49,7 +49,7 @@ pub struct QueueDoor {
     pub ledger: Ledger,
     /// The rules.
     pub intake: Intake,
-    /// Free slots.
+    /// Told of a fault.
     pub health: Arc<Health>,
     /// How many executors serve the queue.
     pub peers: watch::Receiver<u32>,
@@ -151,13 +151,15 @@ impl QueueDoor {
         }
     }
 
-    /// How many more jobs may be taken into the ledger.
+    /// How many more jobs may be taken into the ledger. Those that wait for their time, or for
+    /// another job, do not stand in the way of those that could begin.
     fn room(&self) -> usize {
-        let most = match *self.peers.borrow() {
-            0 | 1 => AHEAD,
-            _ => 2 * self.health.free_slots() as u64,
+        let ahead = match *self.peers.borrow() {
+            0 | 1 => AHEAD.saturating_sub(self.ledger.waiting()),
+            _ => 0,
         };
-        usize::try_from(most.saturating_sub(self.ledger.waiting())).unwrap_or(usize::MAX)
+        let room = ahead.max(2 * self.ledger.unmet_demand());
+        usize::try_from(room).unwrap_or(usize::MAX)
     }
 
     /// Takes batch after batch while there is something to take, and room.
