@@ -39,6 +39,7 @@ fmt: setup ## format Rust and Python
 	$(BIN)/ruff format .
 
 bench: build setup redis ## measure what the README quotes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
 	$(BIN)/python benches/bench.py
 
 demo: redis ## jobs that succeed, fail, hang and crash, live, in under a minute (DEMO_PROFILE=debug: the debug build)

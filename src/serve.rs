@@ -6,21 +6,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::config::{Environment, Loaded, Settings};
+use crate::config::{Environment, Loaded, Mode, Settings};
 use crate::dispatcher::{Dispatcher, ShutdownPlan};
 use crate::doors::intake::Intake;
-use crate::doors::queue::QueueDoor;
+use crate::doors::leader::{self, Leader};
+use crate::doors::queue::{List, QueueDoor};
+use crate::doors::schedules::{Clockwork, Schedules};
+use crate::doors::{cron, rescue, speedrun, trigger};
 use crate::experiments::{Experiments, Metrics, Owner};
 use crate::flow::{Flow, Runs};
 use crate::health::{Facts, Health, RedisUse};
 use crate::heartbeat::{Beat, Heart, Identity, IdentityTaken};
 use crate::http::{self, HttpError, Sources};
-use crate::job::{Claim, Source};
+use crate::job::Claim;
 use crate::ledger::{self, Ledger, OpenError, Outbox};
 use crate::link::{Link, LinkError};
 use crate::log::{Log, LogError, LogOptions};
@@ -107,6 +110,8 @@ struct Redis {
     link: Arc<Link>,
     heart: Arc<Heart>,
     publisher: Arc<Publisher>,
+    leader: Arc<Leader>,
+    metrics: Metrics,
     door: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -139,6 +144,7 @@ async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<
     let mut daemon = Daemon { health, ledger, slots, redis: None, tasks: JoinSet::new() };
     daemon.begin_http(settings, log)?;
     daemon.begin_redis(settings, &draining).await?;
+    daemon.begin_schedules(settings);
     daemon.begin_pruning(settings);
     let python = daemon.slots.interpreter();
     tracing::info!(
@@ -208,7 +214,7 @@ impl Daemon {
         let publishing = Arc::clone(&publisher);
         self.tasks.spawn(async move { publishing.run().await });
         let door = QueueDoor {
-            lists: vec![(settings.job_queue.clone(), Source::Queue)],
+            lists: vec![List::Due(leader::DUE), List::Jobs(settings.job_queue.clone())],
             look_again: settings.heartbeat_interval,
             link: Arc::clone(&link),
             ledger: self.ledger.clone(),
@@ -218,18 +224,71 @@ impl Daemon {
             draining: draining.subscribe(),
         };
         let door = Some(tokio::spawn(door.run()));
-        self.redis = Some(Redis { link, heart, publisher, door });
+        let metrics = Metrics::begin(Arc::clone(&link));
+        let leader = Arc::new(Leader::new(Arc::clone(&link), self.ledger.id().to_owned()));
+        self.begin_experiments(settings, &leader, &metrics);
+        self.redis = Some(Redis { link, heart, publisher, leader, metrics, door });
         Ok(())
     }
 
-    fn runs(&self, settings: &Settings, link: &Arc<Link>) -> Runs {
+    /// The doors of experiments: everyone listens and is ready to lead, one does.
+    fn begin_experiments(&mut self, settings: &Settings, leader: &Arc<Leader>, metrics: &Metrics) {
+        let changed = Arc::new(Notify::new());
+        let leading = Arc::clone(leader);
+        self.tasks.spawn(async move { leading.run().await });
+        self.tasks.spawn(rescue::run(Arc::clone(leader)));
+        let triggers = trigger::Triggers {
+            leader: Arc::clone(leader),
+            channels: settings.trigger_channels.clone(),
+            schedules_changed: Arc::clone(&changed),
+        };
+        self.tasks.spawn(async move { triggers.run().await });
+        match settings.mode {
+            Mode::Trigger => {}
+            Mode::Cron => {
+                let cron = cron::Cron {
+                    leader: Arc::clone(leader),
+                    metrics: metrics.clone(),
+                    check_interval: settings.cron_check_interval,
+                    window: settings.cron_catch_up_window,
+                    zone: settings.timezone.clone(),
+                    eligible: eligible(settings, &["ready", "run", "failed"]),
+                    changed,
+                };
+                self.tasks.spawn(cron.run());
+            }
+            Mode::Speedrun => {
+                let speedrun = speedrun::Speedrun {
+                    leader: Arc::clone(leader),
+                    interval: settings.speedrun_interval,
+                    most: settings.speedrun_max_per_cycle,
+                    eligible: eligible(settings, &["ready", "run"]),
+                };
+                self.tasks.spawn(speedrun.run());
+            }
+        }
+    }
+
+    /// Schedules of the configuration, in every mode, with or without Redis.
+    fn begin_schedules(&mut self, settings: &Settings) {
+        let intake = Intake::new(settings);
+        let clockwork = match &self.redis {
+            Some(redis) => Clockwork::Redis(Arc::clone(&redis.link)),
+            None => Clockwork::Ledger(self.ledger.clone(), intake),
+        };
+        let schedules = Schedules::new(settings, clockwork);
+        self.tasks.spawn(schedules.run());
+    }
+
+    fn runs(&self, settings: &Settings, redis: &Redis) -> Runs {
+        let link = &redis.link;
         let owner = Owner {
             executor_id: settings.executor_id.clone(),
             ledger_id: self.ledger.id().to_owned(),
         };
         Runs {
             experiments: Experiments::new(Arc::clone(link), owner),
-            metrics: Metrics::begin(Arc::clone(link)),
+            metrics: redis.metrics.clone(),
             progress: Progress::begin(Arc::clone(link)),
         }
     }
@@ -265,7 +324,7 @@ impl Daemon {
             start_method: settings.python.start_method,
             ledger: self.ledger.clone(),
             health: Arc::clone(&self.health),
-            runs: self.redis.as_ref().map(|redis| self.runs(settings, &redis.link)),
+            runs: self.redis.as_ref().map(|redis| self.runs(settings, redis)),
             backoff_min: settings.retry.backoff_min,
             backoff_max: settings.retry.backoff_max,
             on_shutdown: settings.on_shutdown,
@@ -296,8 +355,9 @@ impl Daemon {
             self.tasks.shutdown().await;
             let told = async {
                 let told = redis.publisher.send_all().await;
+                let released = redis.leader.release().await;
                 let left = redis.heart.leave().await;
-                told && left.is_ok()
+                told && released.is_ok() && left.is_ok()
             };
             if !tokio::time::timeout_at(deadline, told).await.unwrap_or(false) {
                 tracing::warn!(
@@ -310,6 +370,14 @@ impl Daemon {
         self.ledger.close().await;
         tracing::info!(event = "stopped", "drained");
     }
+}
+
+/// The states in which experiments start by themselves: those of the mode, narrowed if so set.
+fn eligible(settings: &Settings, of_mode: &[&str]) -> Vec<String> {
+    let allowed = |state: &&str| {
+        settings.eligible_states.as_ref().is_none_or(|states| states.iter().any(|s| s == state))
+    };
+    of_mode.iter().filter(|state| allowed(state)).map(|state| (*state).to_owned()).collect()
 }
 
 fn ledger_options(settings: &Settings) -> ledger::Options {

@@ -52,19 +52,19 @@ async def _settled_async(result: "Any", channel: "Channel") -> "Any":
 
 async def _consumed_async(iterator: "AsyncIterator[Any]", channel: "Channel") -> "list[Any]":
     found: list[Any] = []
-    channel.items(0)
     async for item in iterator:
         found.append(item)
         channel.items(len(found))
+    channel.items(len(found))
     return found
 
 
 def _consumed(iterator: "Iterator[Any]", channel: "Channel") -> "list[Any]":
     found: list[Any] = []
-    channel.items(0)
     for item in iterator:
         found.append(item)
         channel.items(len(found))
+    channel.items(len(found))
     return found
 
 

@@ -19,7 +19,8 @@ LONGEST_PARTIAL = LONGEST_FRAME // 2  # beside a traceback
 LONGEST_ERROR = 2000  # characters
 LONGEST_TRACEBACK = 64 * 1024
 _LONGEST_NAME = 1000
-_INTERVAL = 0.1  # seconds between two `progress`, and between two `items`
+_INTERVAL = 0.1  # seconds between two `progress`, and between two `items`, in the long run
+_BURST = 1.0  # seconds that may be spent ahead: ten at once
 
 Identity = tuple[int, int]
 
@@ -86,6 +87,21 @@ def _number(value: "Any", name: str) -> "int | float | None":
     return int(value) if value.bit_length() <= 1000 else None
 
 
+class _Pace:
+    """Lets ten pass at once, and ten a second in the long run: the first items of a slow tool show at once."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+
+    def allows(self) -> bool:
+        """Whether one more may pass now; if so, it has."""
+        now = time.monotonic()
+        if self._spent - now > _BURST:
+            return False
+        self._spent = max(self._spent, now) + _INTERVAL
+        return True
+
+
 class Channel:
     """The run's end of the pipe for frames. Safe from threads and signal handlers; mute in forked children."""
 
@@ -98,9 +114,10 @@ class Channel:
         self._writing = False
         self._ended = False
         self._progress: str | None = None  # held back, to be sent before the result
-        self._progress_sent = 0.0
+        self._progress_pace = _Pace()
         self._items: int | None = None
-        self._items_sent = 0.0
+        self._items_told: int | None = None
+        self._items_pace = _Pace()
 
     def emit(self, name: str, fields: "dict[str, Any]") -> None:
         """Send an event. Raises `TypeError` naming a field without JSON form."""
@@ -115,7 +132,7 @@ class Channel:
         self._send(partial(encoded))
 
     def progress(self, done: "Any", total: "Any") -> None:
-        """Send the progress, or hold it back if the last one is less than a tenth of a second old."""
+        """Send the progress, or hold it back if there were too many lately."""
         done = _number(done, "done")
         total = None if total is None else _number(total, "total")
         if done is None:
@@ -124,9 +141,7 @@ class Channel:
             return
         with self._lock:
             self._progress = progress(done, total)
-            now = time.monotonic()
-            if now - self._progress_sent >= _INTERVAL:
-                self._progress_sent = now
+            if self._progress_pace.allows():
                 self._send_progress()
 
     def items(self, count: int) -> None:
@@ -135,9 +150,7 @@ class Channel:
             return
         with self._lock:
             self._items = count
-            now = time.monotonic()
-            if now - self._items_sent >= _INTERVAL:
-                self._items_sent = now
+            if self._items_pace.allows():
                 self._send_items()
 
     def end(self, frame: str) -> bool:
@@ -158,7 +171,8 @@ class Channel:
 
     def _send_items(self) -> None:
         count, self._items = self._items, None
-        if count is not None:
+        if count is not None and count != self._items_told:
+            self._items_told = count
             self._send(items(count))
 
     def _is_run(self) -> bool:

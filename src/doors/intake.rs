@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::experiments::tools::ToolTable;
 use crate::job::{Refusal, Source, Target};
 use crate::ledger::{Accepted, Arrival};
+use crate::outcome::error_type;
 use crate::payload::{self, Draft, MAX_PAYLOAD_BYTES, Rules};
 use crate::policy::Defaults;
 
@@ -40,6 +41,22 @@ impl Intake {
             bytes,
             &Rules { allowed_modules: &self.allowed_modules, is_module: &is_module },
         )
+    }
+
+    /// Reads what came on a trigger channel: it must name an experiment, and nothing else to run.
+    pub fn read_trigger(&self, bytes: &[u8]) -> Result<Draft, Refusal> {
+        let draft = self.read(bytes)?;
+        if draft.experiment_id.is_some() {
+            return Ok(draft);
+        }
+        Err(Refusal {
+            id: draft.id,
+            error_type: error_type::PAYLOAD.to_owned(),
+            error: "a trigger must name an experiment: {\"experiment_id\": \"…\"}".to_owned(),
+            experiment_id: None,
+            task_type: draft.task_type,
+            target: None,
+        })
     }
 
     /// A payload with what was read of it, ready for the ledger.

@@ -15,6 +15,7 @@ use redis::{RedisError, Script};
 use tokio::sync::watch;
 
 use super::intake::{self, Intake};
+use super::leader::read_item;
 use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
 use crate::job::{Refusal, Source, Target};
@@ -36,11 +37,29 @@ const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// After Redis or the ledger refused.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A list, and what its elements are.
+#[derive(Clone, Debug)]
+pub enum List {
+    /// Payloads that users push.
+    Jobs(String),
+    /// Items that the leader pushes: see [`super::leader::item`].
+    Due(&'static str),
+}
+
+impl List {
+    fn name(&self) -> &str {
+        match self {
+            Self::Jobs(name) => name,
+            Self::Due(name) => name,
+        }
+    }
+}
+
 /// What the door needs.
 #[derive(Debug)]
 pub struct QueueDoor {
-    /// The lists it takes from, in this order, with the source jobs from each get.
-    pub lists: Vec<(String, Source)>,
+    /// The lists it takes from, in this order.
+    pub lists: Vec<List>,
     /// How often notes left behind are looked for.
     pub look_again: Duration,
     /// Redis.
@@ -114,12 +133,12 @@ impl QueueDoor {
         // Before the first peek: that would bring over the whole of a payload however large.
         self.take_all(&mut shared).await?;
         self.well(told);
-        // A peek once begun is kept until it is answered: given up, its question would stay behind
+        // A look once begun is kept until it is answered: given up, its question would stay behind
         // on the connection, ahead of the next one.
-        let mut peeks = FuturesUnordered::new();
-        for (list, _) in &self.lists {
+        let mut looks = FuturesUnordered::new();
+        for list in &self.lists {
             let connection = self.link.own(PEEK_ANSWER).await?;
-            peeks.push(peek(connection, list.clone()));
+            looks.push(look(connection, list.name().to_owned()));
         }
         let mut look_again = tokio::time::interval(self.look_again);
         look_again.reset();
@@ -130,11 +149,12 @@ impl QueueDoor {
             }
             let mut draining = self.draining.clone();
             tokio::select! {
-                Some((connection, list, there)) = peeks.next() => {
-                    there?;
-                    self.take_all(&mut shared).await?;
+                Some(looked) = looks.next() => {
+                    if looked.there? {
+                        self.take_all(&mut shared).await?;
+                    }
                     self.well(told);
-                    peeks.push(peek(connection, list));
+                    looks.push(look(looked.connection, looked.list));
                 }
                 _ = look_again.tick() => self.accept_noted(&mut shared).await?,
                 () = begun(&mut draining) => {}
@@ -183,10 +203,10 @@ impl QueueDoor {
         connection: &mut MultiplexedConnection,
         most: usize,
     ) -> Result<Vec<Noted>, RedisError> {
-        let script = Script::new(include_str!("take.lua"));
+        let script = Script::new(include_str!("lua/take.lua"));
         let mut call = script.key(self.accepting());
-        for (list, _) in &self.lists {
-            call.key(list);
+        for list in &self.lists {
+            call.key(list.name());
         }
         call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
         for _ in 0..most {
@@ -234,18 +254,34 @@ impl QueueDoor {
         connection: &mut MultiplexedConnection,
         noted: &[Noted],
     ) -> Result<Vec<Arrival>, RedisError> {
-        let read: Vec<_> = noted.iter().map(|note| self.intake.read(note.payload())).collect();
-        let names = read.iter().filter_map(tool_named);
-        let tools = match names.clone().next() {
-            Some(_) => tool_table(connection, names).await?,
-            None => ToolTable::new(),
+        let read: Vec<_> = noted.iter().map(|note| self.read(note)).collect();
+        let mut names: Vec<&String> = Vec::new();
+        for (_, _, draft) in &read {
+            names.extend(tool_named(draft));
+        }
+        let tools = match names.is_empty() {
+            true => ToolTable::new(),
+            false => tool_table(connection, names).await?,
         };
-        let arrivals = noted.iter().zip(read).map(|(note, draft)| {
-            let source =
-                note.list().and_then(|list| self.lists.get(list)).map_or(Source::Queue, |l| l.1);
-            self.intake.arrival(Some(note.receipt.clone()), source, note.payload(), draft, &tools)
+        let arrivals = noted.iter().zip(read).map(|(note, (source, payload, draft))| {
+            self.intake.arrival(Some(note.receipt.clone()), source, payload, draft, &tools)
         });
         Ok(arrivals.collect())
+    }
+
+    /// The door a payload came through, the payload, and what it says.
+    fn read<'a>(&self, note: &'a Noted) -> (Source, &'a [u8], Result<Draft, Refusal>) {
+        let list = note.list().and_then(|list| self.lists.get(list));
+        let item = match list {
+            Some(List::Due(_)) => read_item(note.payload()),
+            _ => None,
+        };
+        let (source, payload) = item.unwrap_or((Source::Queue, note.payload()));
+        let draft = match source {
+            Source::Trigger => self.intake.read_trigger(payload),
+            _ => self.intake.read(payload),
+        };
+        (source, payload, draft)
     }
 
     fn accepting(&self) -> String {
@@ -285,18 +321,23 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|draining| *draining).await;
 }
 
-/// Waits until the list has something, or a while.
-async fn peek(
-    mut connection: MultiplexedConnection,
-    list: String,
-) -> (MultiplexedConnection, String, Result<(), RedisError>) {
-    let there = redis::cmd("BLMOVE")
+/// A blocking look at one list. It gives its connection back, so that there is never more than one
+/// on its way.
+async fn look(mut connection: MultiplexedConnection, list: String) -> Looked {
+    let there: Result<Option<Vec<u8>>, RedisError> = redis::cmd("BLMOVE")
         .arg(&list)
         .arg(&list)
         .arg("RIGHT")
         .arg("RIGHT")
         .arg(PEEK.as_secs())
-        .query_async::<redis::Value>(&mut connection)
+        .query_async(&mut connection)
         .await;
-    (connection, list, there.map(|_| ()))
+    Looked { there: there.map(|there| there.is_some()), connection, list }
+}
+
+/// What a look found.
+struct Looked {
+    there: Result<bool, RedisError>,
+    connection: MultiplexedConnection,
+    list: String,
 }

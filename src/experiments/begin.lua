@@ -3,6 +3,7 @@
 -- Answers {'missing'}, {'busy', run_id}, {'unreadable', type}, or
 -- {'begun', run_id, 'hash', field, value, …} or {'begun', run_id, 'string', document}.
 -- Repeated for the same job it gives the same answer.
+redis.call('HDEL', 'executor:queued', ARGV[1])
 local kind = redis.call('TYPE', KEYS[1]).ok
 local entry = redis.call('HGET', KEYS[2], ARGV[1])
 if entry then

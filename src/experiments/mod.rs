@@ -157,6 +157,8 @@ pub enum StateChange {
     Began,
     /// It ended: only `running` becomes this word, or the word that stood before.
     Ended(&'static str),
+    /// Its executor is dead: only `running` becomes the word that stood before.
+    Lost,
 }
 
 /// Changes the state of an experiment, if this run is still the one. Repeating it changes nothing.
@@ -177,6 +179,8 @@ pub async fn change_state(
         let (expected, state, keep) = match change {
             StateChange::Began => ("", "running".to_owned(), "keep"),
             StateChange::Ended(word) => ("running", state_after(&before, word), "release"),
+            StateChange::Lost if before.is_empty() => ("running", "ready".to_owned(), "release"),
+            StateChange::Lost => ("running", before, "release"),
         };
         let document = document_of(connection, experiment).await?;
         let becomes = match &document {

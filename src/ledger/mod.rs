@@ -238,6 +238,21 @@ pub struct RunStart {
     pub max_attempts: u32,
 }
 
+/// What is remembered of a schedule that needs no Redis. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockRow {
+    /// The schedule's id.
+    pub id: String,
+    /// As it was written.
+    pub expression: String,
+    /// Its zone.
+    pub timezone: String,
+    /// Since when it is known.
+    pub seen: String,
+    /// Its last due time.
+    pub last: Option<String>,
+}
+
 /// What an opened ledger says of its past life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
@@ -391,6 +406,16 @@ impl Ledger {
     /// Forgets messages that Redis has acknowledged. Goes along with the next commit.
     pub fn delivered(&self, entries: Vec<i64>) {
         self.tell(Verb::Delivered(entries));
+    }
+
+    /// All that is remembered of schedules.
+    pub async fn clock(&self) -> Result<Vec<ClockRow>, LedgerError> {
+        self.ask(Verb::Clock).await
+    }
+
+    /// Remembers this of a schedule.
+    pub async fn note_clock(&self, row: ClockRow) -> Result<(), LedgerError> {
+        self.ask(|reply| Verb::NoteClock(row, reply)).await
     }
 
     /// Removes at most `limit` finished jobs that ended before `before`; says how many.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
+use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
 use crate::clock::{self, Timestamp};
 
 /// Migrations in order: the first makes the schema, `PRAGMA user_version` counts those applied.
@@ -229,6 +229,34 @@ impl Batch<'_> {
             self.conn.prepare_cached("DELETE FROM jobs WHERE seq = ?")?.execute([seq])?;
         }
         Ok(u64::try_from(old.len()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn clock(&self) -> Result<Vec<ClockRow>, LedgerError> {
+        let sql = "SELECT id, expression, timezone, seen, last FROM clock";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map([], |row| {
+            Ok(ClockRow {
+                id: row.get(0)?,
+                expression: row.get(1)?,
+                timezone: row.get(2)?,
+                seen: row.get(3)?,
+                last: row.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn note_clock(&self, row: &ClockRow) -> Result<(), LedgerError> {
+        let sql = "INSERT OR REPLACE INTO clock (id, expression, timezone, seen, last)
+            VALUES (?, ?, ?, ?, ?)";
+        self.conn.prepare_cached(sql)?.execute(params![
+            row.id,
+            row.expression,
+            row.timezone,
+            row.seen,
+            row.last
+        ])?;
+        Ok(())
     }
 
     /// SQLite never takes a limit below what the file has.

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 use super::lock::Lock;
 use super::store::{Batch, Store};
 use super::{
-    Accepted, Arrival, Cancelled, Finish, LedgerError, OutboxEntry, Retried, RunStart, Shared,
+    Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OutboxEntry, Retried, RunStart,
+    Shared,
 };
 use crate::clock::{self, Timestamp};
 use crate::job::{Claim, JobId};
@@ -51,6 +52,8 @@ pub(super) enum Verb {
     Outbox(u32, Reply<Vec<OutboxEntry>>),
     Delivered(Vec<i64>),
     Prune(Timestamp, u32, Reply<u64>),
+    Clock(Reply<Vec<ClockRow>>),
+    NoteClock(ClockRow, Reply<()>),
     Close(Reply<()>),
     #[cfg(test)]
     LimitPages(Option<u32>, Reply<()>),
@@ -282,6 +285,14 @@ fn act(
             let done = batch.guarded(|batch| batch.prune(before, limit));
             answers.push(answer(reply, done));
         }
+        Verb::Clock(reply) => {
+            let done = batch.guarded(|batch| batch.clock());
+            answers.push(answer(reply, done));
+        }
+        Verb::NoteClock(row, reply) => {
+            let done = batch.guarded(|batch| batch.note_clock(&row));
+            answers.push(answer(reply, done));
+        }
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
         Verb::LimitPages(pages, reply) => {
@@ -310,6 +321,7 @@ fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
         | Verb::Finish(_, reply)
         | Verb::BeginRun(_, _, reply)
         | Verb::Unclaim(_, _, reply)
+        | Verb::NoteClock(_, reply)
         | Verb::Probe(reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
         Verb::Cancel(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
         Verb::Retry(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
@@ -317,6 +329,7 @@ fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
             answers.push(answer(reply, Err(LedgerError::Closed)));
         }
         Verb::Outbox(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Clock(reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
         Verb::LimitPages(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),

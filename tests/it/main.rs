@@ -2,6 +2,7 @@
 //! real signals.
 
 mod cron;
+mod experiments;
 mod health;
 mod identity;
 mod layering;
