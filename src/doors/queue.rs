@@ -239,14 +239,14 @@ impl QueueDoor {
         }
         let arrivals = self.arrivals(connection, &noted).await?;
         let accepted = self.ledger.accept(arrivals.clone()).await?;
+        // Before the notes are forgotten: should that fail, this is not known to be new again.
+        intake::tell(&arrivals, &accepted);
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.accepting());
         for note in &noted {
             forget.arg(&note.receipt);
         }
-        forget.query_async::<()>(connection).await?;
-        intake::tell(&arrivals, &accepted);
-        Ok(())
+        Ok(forget.query_async(connection).await?)
     }
 
     async fn arrivals(

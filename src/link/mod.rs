@@ -54,11 +54,18 @@ async fn open(client: &Client, answer: Duration) -> Result<MultiplexedConnection
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 
+/// The connection that all share, and how the last try to open one failed.
+#[derive(Debug, Default)]
+struct Shared {
+    connection: Option<MultiplexedConnection>,
+    failed: Option<(Instant, RedisError)>,
+}
+
 /// The daemon's link. Shared by all that talk to Redis.
 #[derive(Debug)]
 pub struct Link {
     client: Client,
-    shared: Mutex<Option<MultiplexedConnection>>,
+    shared: Mutex<Shared>,
     health: Arc<Health>,
     up: watch::Sender<bool>,
     told_down: AtomicBool,
@@ -69,7 +76,7 @@ impl Link {
     pub fn new(url: &RedisUrl, health: Arc<Health>) -> Result<Self, LinkError> {
         Ok(Self {
             client: client(url)?,
-            shared: Mutex::new(None),
+            shared: Mutex::default(),
             health,
             up: watch::Sender::new(false),
             told_down: AtomicBool::new(false),
@@ -83,13 +90,27 @@ impl Link {
 
     /// The shared connection, for calls that answer at once.
     pub async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let asked = Instant::now();
         let mut shared = self.shared.lock().await;
-        if let Some(connection) = &*shared {
+        if let Some(connection) = &shared.connection {
             return Ok(connection.clone());
         }
-        let connection = open(&self.client, ANSWER).await?;
-        *shared = Some(connection.clone());
-        Ok(connection)
+        // Whoever waited for another's try shares its failure: one after the other would take long.
+        if let Some((at, error)) = &shared.failed
+            && *at > asked
+        {
+            return Err(error.clone());
+        }
+        match open(&self.client, ANSWER).await {
+            Ok(connection) => {
+                shared.connection = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(error) => {
+                shared.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// A connection of one's own, for calls that block up to `answer`.
@@ -108,7 +129,7 @@ impl Link {
         if !is_outage(error) {
             return;
         }
-        *self.shared.lock().await = None;
+        self.shared.lock().await.connection = None;
         // A connection can break, or miss its time, while Redis is well.
         if error.code().is_none() && self.look().await.is_ok() {
             return;
@@ -127,7 +148,7 @@ impl Link {
                     if *self.up.borrow() {
                         since = Instant::now();
                     }
-                    *self.shared.lock().await = None;
+                    self.shared.lock().await.connection = None;
                     self.note_down(error);
                 }
             }

@@ -37,7 +37,7 @@ fn a_drain_is_unavailable_but_alive() {
     let go = executor.dir.path().join("go");
     redis.push(&json!({"job_id": "a", "target": "tasks.good.waits_for", "params": {"path": go}}));
     executor.until("a", "RUNNING");
-    executor.signal(nix::libc::SIGTERM);
+    executor.signal(libc::SIGTERM);
     executor.line("draining", |line| line["event"] == "draining");
     let (status, body) = executor.healthz();
     assert_eq!((status, &body["status"]), (503, &json!("draining")));

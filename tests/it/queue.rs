@@ -349,6 +349,26 @@ fn a_key_runs_once_and_followers_take_over_the_result() {
 }
 
 #[test]
+fn the_oldest_follower_of_a_failed_job_runs() {
+    let redis = RedisServer::start();
+    let executor = one_busy_slot(&redis);
+    let path = executor.dir.path().join("tries");
+    for id in ["first", "second", "third"] {
+        // The first try fails, and is the leader's only one.
+        redis.push(&json!({"job_id": id, "target": "tasks.bad.fails_until", "max_attempts": 1,
+            "params": {"path": path, "n": 1}, "idempotency_key": "k"}));
+    }
+    executor.until("third", "QUEUED");
+    go(&executor);
+    assert_eq!(executor.ended("first")["status"], "FAILED");
+    let row = executor.until("second", "COMPLETED");
+    assert_eq!((&row["duplicate"], &row["attempts"]), (&json!(0), &json!(1)));
+    assert_eq!(row["duplicate_of"], Value::Null);
+    let row = executor.until("third", "COMPLETED");
+    assert_eq!((&row["duplicate_of"], &row["attempts"]), (&json!("second"), &json!(0)));
+}
+
+#[test]
 fn a_job_id_seen_before_runs_under_a_fresh_one() {
     let redis = RedisServer::start();
     let executor = Executor::start(&redis);
