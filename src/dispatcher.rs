@@ -79,7 +79,9 @@ enum Action {
     /// An attempt ended without asking for a successor: ask now.
     Demand,
     /// Stop taking; `DrainOver` is due at the instant.
-    Drain(Instant),
+    Drain(Instant, Signal),
+    /// Runs are being killed.
+    Killing(Signal),
     /// Ask the ledger to cancel.
     AskLedger(Cancel),
     /// Answer a cancel.
@@ -162,7 +164,7 @@ impl State {
                 self.handle(Event::Cancel(cancel), now)
             }
             Event::CancelAnswered(cancel, answer) => Action::Answer(cancel, answer),
-            Event::Signal(_) => self.next_phase(now),
+            Event::Signal(signal) => self.next_phase(signal, now),
             Event::DrainOver => {
                 if self.phase == Phase::Draining {
                     self.phase = Phase::Stopping;
@@ -175,14 +177,14 @@ impl State {
     }
 
     /// The first signal drains, the second kills.
-    fn next_phase(&mut self, now: Instant) -> Action {
+    fn next_phase(&mut self, signal: Signal, now: Instant) -> Action {
         if self.phase == Phase::Serving {
             self.phase = Phase::Draining;
-            return Action::Drain(now + self.plan.drain);
+            return Action::Drain(now + self.plan.drain, signal);
         }
         self.phase = Phase::Killing;
         self.stop_all(Stop::Kill);
-        Action::None
+        Action::Killing(signal)
     }
 
     fn stop_all(&self, reason: Stop) {
@@ -267,9 +269,12 @@ impl Dispatcher {
                 }
                 Action::Unclaim(claim) => self.unclaim(claim).await,
                 Action::Demand => self.flow.ledger.demand(1),
-                Action::Drain(until) => {
+                Action::Drain(until, signal) => {
                     drain_over = Some(until);
-                    self.drain().await;
+                    self.drain(signal).await;
+                }
+                Action::Killing(signal) => {
+                    tracing::warn!(event = "killing", ?signal, "asked again: runs are killed now");
                 }
                 Action::AskLedger(cancel) => {
                     let (ledger, answered_in) = (self.flow.ledger.clone(), answered_in.clone());
@@ -288,11 +293,12 @@ impl Dispatcher {
     }
 
     /// Stops every door and takes back what was asked of the ledger.
-    async fn drain(&self) {
+    async fn drain(&self, signal: Signal) {
         self.draining.send_replace(true);
         self.flow.health.set_draining();
         tracing::info!(
             event = "draining",
+            ?signal,
             running = self.state.running.len(),
             "stopping: taking nothing more, letting runs finish for {:?}",
             self.state.plan.drain
@@ -382,7 +388,7 @@ mod tests {
         let mut state = serving();
         let stop = start(&mut state, "a");
         let action = state.handle(Event::Signal(Signal::Terminate), Instant::now());
-        assert!(matches!(action, Action::Drain(_)));
+        assert!(matches!(action, Action::Drain(..)));
         assert_eq!(*stop.borrow(), Stop::No, "a draining run is left alone");
         let _ = state.handle(Event::Signal(Signal::Terminate), Instant::now());
         assert_eq!(*stop.borrow(), Stop::Kill);

@@ -34,4 +34,8 @@ pub mod publish; // what Redis is told
 // The daemon.
 pub mod flow; // the life of one attempt
 pub mod dispatcher; // the set of running attempts
+pub mod control; // the socket for other commands
 pub mod serve; // everything wired together
+
+// The command line.
+pub mod cli; // one file per command

@@ -1,23 +1,31 @@
-//! Arguments to command to exit code (the command line's part replaces this).
+//! Arguments to command to exit code; the only place that exits.
 
-fn main() -> std::process::ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == executor::slots::LAUNCH) {
-        let error = executor::slots::launch(args);
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            format!("launcher: {error}\n").as_bytes(),
-        );
-        return 127.into();
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    if arguments.nth(1).is_some_and(|first| first == executor::slots::LAUNCH) {
+        let error = executor::slots::launch(arguments);
+        tell(&format!("launcher: {error}"));
+        return ExitCode::from(127);
     }
     let environment = executor::config::Environment::of_process();
-    let loaded = executor::config::load(&Default::default(), &environment).unwrap();
-    executor::slots::harden().unwrap();
-    match executor::serve::serve(loaded, &environment) {
-        Ok(()) => 0.into(),
-        Err(e) => {
-            eprintln!("{e}");
-            1.into()
+    match executor::cli::run(std::env::args_os(), &environment) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            tell(&format!("error: {error}"));
+            let mut cause = std::error::Error::source(&error);
+            while let Some(source) = cause {
+                tell(&format!("  caused by: {source}"));
+                cause = source.source();
+            }
+            error.exit_code().into()
         }
     }
+}
+
+/// To standard error; if nobody is there, nobody is told.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

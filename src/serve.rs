@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::config::{Environment, Loaded, Mode, Settings};
-use crate::dispatcher::{Dispatcher, ShutdownPlan};
+use crate::control::{self, Services};
+use crate::dispatcher::{Dispatcher, Handle, ShutdownPlan};
 use crate::doors::intake::Intake;
 use crate::doors::leader::{self, Leader};
 use crate::doors::queue::{List, QueueDoor};
@@ -26,7 +27,7 @@ use crate::http::{self, HttpError, Sources};
 use crate::job::Claim;
 use crate::ledger::{self, Ledger, OpenError, Outbox};
 use crate::link::{Link, LinkError};
-use crate::log::{Log, LogError, LogOptions};
+use crate::log::{Log, LogError, LogOptions, Tap};
 use crate::notify::Notifier;
 use crate::publish::{Progress, Publisher};
 use crate::signals::{self, Signal};
@@ -159,7 +160,7 @@ async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<
     );
     notifier.ready(&format!("0 of {} slots running", settings.concurrency));
     daemon.tasks.spawn(Arc::clone(notifier).keep_telling(Arc::clone(&daemon.health)));
-    daemon.run(settings, claims, signals, draining, notifier).await;
+    daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await;
     Ok(())
 }
 
@@ -311,14 +312,33 @@ impl Daemon {
         });
     }
 
+    /// The socket beside the ledger. Without it everything else works on.
+    fn begin_control(&mut self, loaded: &Loaded, tap: Tap, dispatcher: Handle) {
+        let services = Services {
+            ledger: self.ledger.clone(),
+            dispatcher,
+            intake: Intake::new(&loaded.settings),
+            tap,
+            settings: loaded.report.clone(),
+        };
+        match control::serve(&loaded.settings.ledger_path, services) {
+            Ok(serving) => drop(self.tasks.spawn(serving)),
+            Err(error) => {
+                tracing::warn!(event = "no_control", error = %error, "the socket beside the ledger cannot be had; other commands cannot reach this executor");
+            }
+        }
+    }
+
     async fn run(
         mut self,
-        settings: &Settings,
+        loaded: &Loaded,
+        tap: Tap,
         claims: mpsc::UnboundedReceiver<Claim>,
         signals: mpsc::Receiver<Signal>,
         draining: watch::Sender<bool>,
         notifier: &Notifier,
     ) {
+        let settings = &loaded.settings;
         let flow = Flow {
             slots: self.slots.clone(),
             start_method: settings.python.start_method,
@@ -331,8 +351,8 @@ impl Daemon {
         };
         let plan = ShutdownPlan::new(settings.shutdown_grace, settings.kill_grace);
         let mut asked_to_stop = draining.subscribe();
-        let (dispatcher, _handle) =
-            Dispatcher::new(Arc::new(flow), claims, signals, draining, plan);
+        let (dispatcher, handle) = Dispatcher::new(Arc::new(flow), claims, signals, draining, plan);
+        self.begin_control(loaded, tap, handle);
         let stopping = async {
             // The sender lives in the dispatcher: an error means that it has ended.
             let _ = asked_to_stop.wait_for(|stop| *stop).await;

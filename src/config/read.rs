@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::source::{DOTTED, KEYS, Sources};
 use super::values::Shown;
 
 /// One setting with where it came from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SettingLine {
     /// Its key in the file.
-    pub key: &'static str,
+    pub key: String,
     /// Its value; secrets are hidden, durations are seconds.
     pub value: Value,
     /// `default`, `environment NAME`, `flag --name`, or the file.
@@ -118,7 +118,7 @@ impl Reading {
             Some(value) => value,
             None => {
                 self.lines.push(SettingLine {
-                    key,
+                    key: key.into(),
                     value: default.shown(),
                     origin: "default".into(),
                 });
@@ -149,7 +149,7 @@ impl Reading {
         match &parsed {
             Some(parsed) => {
                 let value = hidden(parsed.shown(), mask);
-                self.lines.push(SettingLine { key, value, origin });
+                self.lines.push(SettingLine { key: key.into(), value, origin });
             }
             None => {
                 let shown = hidden(value, mask_refused).to_string();
@@ -164,7 +164,7 @@ impl Reading {
     /// Adds the line of a setting that is not set.
     pub(super) fn unset(&mut self, key: &'static str, value: Value) {
         if !self.lines.iter().any(|line| line.key == key) {
-            self.lines.push(SettingLine { key, value, origin: "default".into() });
+            self.lines.push(SettingLine { key: key.into(), value, origin: "default".into() });
         }
     }
 

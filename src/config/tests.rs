@@ -25,7 +25,7 @@ fn line<'a>(loaded: &'a Loaded, key: &str) -> &'a SettingLine {
 #[test]
 fn every_setting_is_reported_once_with_its_default() {
     let loaded = with(&[]).unwrap();
-    let keys: Vec<_> = loaded.report.iter().map(|line| line.key).collect();
+    let keys: Vec<_> = loaded.report.iter().map(|line| line.key.as_str()).collect();
     let known: Vec<_> = source::KEYS.iter().map(|key| key.path).collect();
     assert_eq!(keys, known);
     assert!(loaded.report.iter().all(|line| line.origin == "default"));
@@ -191,8 +191,8 @@ fn the_committed_file_names_every_key_commented_out() {
     for (ours, default) in loaded.report.iter().zip(&defaults.report) {
         let by_machine =
             ["executor.id", "executor.concurrency", "log.format", "experiments.eligible_states"];
-        if !by_machine.contains(&ours.key) {
-            assert_eq!((ours.key, &ours.value), (default.key, &default.value));
+        if !by_machine.contains(&ours.key.as_str()) {
+            assert_eq!((&ours.key, &ours.value), (&default.key, &default.value));
         }
         assert_ne!(ours.origin, "default", "{} is missing in config/schedule.yaml", ours.key);
     }

@@ -270,7 +270,7 @@ impl QueueDoor {
     }
 
     /// The door a payload came through, the payload, and what it says.
-    fn read<'a>(&self, note: &'a Noted) -> (Source, &'a [u8], Result<Draft, Refusal>) {
+    fn read<'a>(&self, note: &'a Noted) -> (Source, &'a [u8], Result<Draft, Box<Refusal>>) {
         let list = note.list().and_then(|list| self.lists.get(list));
         let item = match list {
             Some(List::Due(_)) => read_item(note.payload()),
@@ -308,7 +308,7 @@ impl Noted {
     }
 }
 
-fn tool_named(draft: &Result<Draft, Refusal>) -> Option<&String> {
+fn tool_named(draft: &Result<Draft, Box<Refusal>>) -> Option<&String> {
     match draft.as_ref().ok()?.target.as_ref()? {
         Target::Tool(name) => Some(name),
         Target::Callable { .. } => None,

@@ -128,7 +128,7 @@ pub struct Arrival {
     /// The bytes as they came, at most 1 MiB.
     pub payload: Arc<[u8]>,
     /// A job, or why it is none (a FAILED row).
-    pub job: Result<NewJob, Refusal>,
+    pub job: Result<NewJob, Box<Refusal>>,
 }
 
 /// What became of an arrival.

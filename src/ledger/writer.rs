@@ -186,8 +186,8 @@ impl Writer {
         };
         let committed = outcome.is_ok();
         self.shared.healthy.store(committed, Ordering::Relaxed);
-        match (&outcome, batch) {
-            (Ok(()), Some(effects)) => {
+        if let (Ok(()), Some(effects)) = (&outcome, batch) {
+            {
                 let waiting = self.shared.waiting.load(Ordering::Relaxed);
                 let waiting = waiting.saturating_add_signed(effects.waiting);
                 self.shared.waiting.store(waiting, Ordering::Relaxed);
@@ -202,7 +202,6 @@ impl Writer {
                     let _ = self.claims.send(claim);
                 }
             }
-            _ => {}
         }
         for answer in answers {
             answer(&outcome);

@@ -96,3 +96,26 @@ pub async fn examine(url: &RedisUrl) -> Result<Examination, LinkError> {
         eviction: value("maxmemory_policy"),
     })
 }
+
+/// The schedules stored in `schedules:{id}`, sorted by id; what is no text is left out.
+pub async fn schedules(url: &RedisUrl) -> Result<Vec<(String, String)>, LinkError> {
+    let mut connection = open(&client(url)?, ANSWER).await?;
+    let keys: Vec<String> = {
+        let mut found = connection.scan_match::<_, String>("schedules:*").await?;
+        let mut keys = Vec::new();
+        while let Some(key) = found.next_item().await {
+            keys.push(key?);
+        }
+        keys
+    };
+    let mut schedules = Vec::new();
+    for key in keys {
+        let text: Result<Option<String>, _> = connection.get(&key).await;
+        if let Ok(Some(text)) = text {
+            schedules.push((key.strip_prefix("schedules:").unwrap_or(&key).to_owned(), text));
+        }
+    }
+    schedules.sort();
+    schedules.dedup();
+    Ok(schedules)
+}

@@ -34,6 +34,7 @@ fn arrows() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("doors", vec!["ledger", "link", "health", "experiments"]),
         ("flow", vec!["slots", "ledger", "publish", "health", "experiments"]),
         ("dispatcher", vec!["flow", "ledger", "slots", "health", "signals"]),
+        ("control", vec!["ledger", "dispatcher", "doors", "experiments"]),
         ("notify", vec!["health"]),
     ])
 }

@@ -139,13 +139,13 @@ impl Executor {
 
     /// SIGTERM, and the exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
-        self.signal(nix::libc::SIGTERM);
+        self.signal(libc::SIGTERM);
         self.wait().code()
     }
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.signal(nix::libc::SIGKILL);
+        self.signal(libc::SIGKILL);
         self.wait();
     }
 
