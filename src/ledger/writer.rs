@@ -193,6 +193,7 @@ impl Writer {
                 self.shared.waiting.store(waiting, Ordering::Relaxed);
                 let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
                 self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
+                self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
                 if effects.told {
                     self.shared.outbox_filled.notify_one();
                 }
