@@ -58,7 +58,7 @@ JOBS = (
     Job("f5-customer-1", F5, {"customer_id": 1}, "COMPLETED"),
     Job("f5-customer-2", F5, {"customer_id": 2}, "COMPLETED"),
     Job("f5-customer-3", F5, {"customer_id": 3}, "COMPLETED"),
-    Job("greets", "example_tool", {"name": "demo", "repeat": 5, "delay_seconds": 0.2}, "COMPLETED"),
+    Job("example", "example_tool", {"param1": "demo", "param2": 3}, "COMPLETED"),
     Job("fails-twice", "tasks.demo.mishaps:fails", {"customer_id": 4}, "RuntimeError", attempts=2),
     Job("segfaults", "tasks.demo.mishaps:segfaults", {}, "CrashedError"),
 )

@@ -1,8 +1,8 @@
 //! The board: what the parts write about themselves, and the health page, the heartbeat and the service
 //! manager read. Holds numbers and flags; decides only what "live" means.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -47,6 +47,7 @@ pub struct Health {
     facts: Facts,
     begun: Instant,
     redis_up: AtomicBool,
+    door_fault: Mutex<Option<String>>,
     draining: AtomicBool,
     running: AtomicUsize,
     /// Milliseconds after `begun`.
@@ -63,6 +64,7 @@ impl Health {
             facts,
             begun: Instant::now(),
             redis_up: AtomicBool::new(false),
+            door_fault: Mutex::new(None),
             draining: AtomicBool::new(false),
             running: AtomicUsize::new(0),
             last_tick: AtomicU64::new(0),
@@ -87,6 +89,16 @@ impl Health {
             RedisUse::Configured => Some(self.redis_up.load(Ordering::Relaxed)),
             RedisUse::None => None,
         }
+    }
+
+    /// Redis answers, but nothing can be taken from it: why, in a sentence; `None` once it can.
+    pub fn set_door_fault(&self, fault: Option<String>) {
+        *self.door_fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Why nothing can be taken from Redis.
+    pub fn door_fault(&self) -> Option<String> {
+        self.door_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The shutdown has begun.
@@ -164,7 +176,7 @@ pub struct Metrics {
     outbox: Gauge,
     heartbeat: Gauge,
     jobs: Family<JobLabels, Counter>,
-    error_types: std::sync::Mutex<std::collections::BTreeSet<String>>,
+    error_types: Mutex<std::collections::BTreeSet<String>>,
     attempts: Family<OutcomeLabel, Counter>,
     retries: Counter,
     outages: Counter,
@@ -216,7 +228,7 @@ impl Metrics {
             outbox,
             heartbeat,
             jobs,
-            error_types: std::sync::Mutex::default(),
+            error_types: Mutex::default(),
             attempts,
             retries,
             outages,
@@ -241,7 +253,7 @@ impl Metrics {
 
     /// The name, or `other` once there are too many.
     fn bounded(&self, error_type: &str) -> String {
-        let mut known = self.error_types.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self.error_types.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(error_type) || known.len() < ERROR_TYPES {
             known.insert(error_type.to_owned());
             return error_type.to_owned();

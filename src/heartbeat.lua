@@ -13,5 +13,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[2], now + expiry, ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-redis.call('PEXPIRE', KEYS[2], expiry)
+-- Members may beat at different intervals: the longest expiry counts.
+if redis.call('PTTL', KEYS[2]) < expiry then
+  redis.call('PEXPIRE', KEYS[2], expiry)
+end
 return {1, tostring(redis.call('ZCARD', KEYS[2]))}

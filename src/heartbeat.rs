@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use redis::{RedisError, Script};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::clock;
 use crate::health::Health;
-use crate::link::Link;
+use crate::link::{Link, is_outage};
 
 /// Missed intervals after which an executor counts as dead.
 const MISSED: u32 = 3;
@@ -106,27 +107,39 @@ impl Heart {
         Ok(Beat::Living(peers))
     }
 
-    /// Beats for ever: log line, gauge, Redis.
+    /// Beats for ever. A Redis that does not answer holds up neither the log line nor the gauge.
     pub async fn run(&self) {
+        tokio::join!(self.log(), self.show());
+    }
+
+    async fn log(&self) {
         let mut tick = tokio::time::interval(self.identity.interval);
+        loop {
+            tick.tick().await;
+            let (running, slots) = (self.health.running(), self.health.facts().slots);
+            tracing::info!(event = "heartbeat", running, slots, "alive");
+            self.health.metrics().beat(clock::now());
+        }
+    }
+
+    /// Shows Redis, at each interval and at each of its returns.
+    async fn show(&self) {
+        let mut tick = tokio::time::interval(self.identity.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut back = self.link.state();
+        let mut told = String::new();
         loop {
             tokio::select! {
-                _ = tick.tick() => {
-                    let (running, slots) = (self.health.running(), self.health.facts().slots);
-                    tracing::info!(event = "heartbeat", running, slots, "alive");
-                    self.health.metrics().beat(clock::now());
-                }
+                _ = tick.tick() => {}
                 changed = back.changed() => {
                     if changed.is_err() || !*back.borrow_and_update() { continue; }
                 }
             }
             match self.beat().await {
-                Ok(Beat::Living(_)) => {}
-                Ok(Beat::Taken(taken)) => {
-                    tracing::error!(event = "identity_taken", error = %taken, "two executors under one name");
-                }
-                Err(error) => self.link.failed(&error).await,
+                Ok(Beat::Living(_)) => told.clear(),
+                Ok(Beat::Taken(taken)) => tell(&mut told, "identity_taken", taken.to_string()),
+                Err(error) if is_outage(&error) => self.link.failed(&error).await,
+                Err(error) => tell(&mut told, "heartbeat_refused", error.to_string()),
             }
         }
     }
@@ -149,5 +162,13 @@ impl Heart {
 
     fn members(&self) -> String {
         format!("executor:queue_members:{}", self.identity.queue)
+    }
+}
+
+/// One log line for a trouble, however many beats it lasts.
+fn tell(told: &mut String, event: &'static str, error: String) {
+    if *told != error {
+        tracing::error!(event, error, "Redis does not show that this executor lives");
+        *told = error;
     }
 }

@@ -115,7 +115,12 @@ impl Defaults {
     pub fn settle(&self, draft: Draft, tool: Option<&ToolSettings>) -> NewJob {
         let experiment = draft.experiment_id.is_some();
         let assumed = draft.task_type.is_none() && !experiment;
-        let task_type = if assumed { Some(TaskType::OnDemand) } else { draft.task_type };
+        // Experiments have no type, and retry on transient errors only, whatever their message says.
+        let task_type = match draft.task_type {
+            _ if experiment => None,
+            None => Some(TaskType::OnDemand),
+            named => named,
+        };
         let of_type = task_type.and_then(|kind| self.task_types.get(&kind)).copied();
         let of_type = of_type.unwrap_or_default();
         let built_in = task_type.map(built_in);
@@ -139,11 +144,11 @@ impl Defaults {
                 .or(of_type.max_attempts)
                 .or(self.max_attempts)
                 .unwrap_or(GENERAL_ATTEMPTS),
-            retry_on: draft.retry_on.or(of_type.retry_on).unwrap_or(if experiment {
+            retry_on: if experiment {
                 RetryOn::Transient
             } else {
-                RetryOn::All
-            }),
+                draft.retry_on.or(of_type.retry_on).unwrap_or(RetryOn::All)
+            },
             warning: assumed.then(|| "task_type missing: taken as on_demand".to_owned()),
             id: draft.id,
             target: draft.target,
@@ -303,8 +308,12 @@ mod tests {
         let job = bare.settle(Draft { task_type: None, ..draft() }, None);
         assert_eq!((job.task_type, job.priority), (Some(TaskType::OnDemand), 7));
         assert!(job.warning.is_some());
-        let experiment =
-            Draft { task_type: None, target: None, experiment_id: Some("e".into()), ..draft() };
+        let experiment = Draft {
+            retry_on: Some(RetryOn::All),
+            target: None,
+            experiment_id: Some("e".into()),
+            ..draft()
+        };
         let job = bare.settle(experiment, None);
         assert_eq!((job.task_type, job.priority, job.timeout), (None, 7, 300 * SECOND));
         assert_eq!((job.retry_on, job.warning), (RetryOn::Transient, None));

@@ -1,6 +1,5 @@
 """The smallest complete tool: typed parameters, progress, an event, a result. Copy it to begin a new one."""
 
-import time
 from typing import Any
 
 try:
@@ -16,24 +15,26 @@ except ImportError:  # outside the executor, so that `python3 tools/example_tool
         print(f"{done} of {total}")
 
 
-def example_tool(
-    name: str = "world", repeat: int = 3, delay_seconds: float = 0.0, tags: list[str] | None = None
-) -> dict[str, object]:
-    """Greet `name` `repeat` times, with a pause of `delay_seconds` after each, and return what was said.
+def example_tool(param1: str, param2: int = 10) -> dict[str, object]:
+    """Process `param2` items on behalf of `param1`; the tool of the contract.
 
-    `tags` come back as they are: they show that lists arrive as lists.
+    Args:
+        param1: who asks; printed with each item.
+        param2: how many items there are (default 10).
+
+    Returns:
+        `items` (a list of `id` and `status`), `count`, and `success`.
     """
-    if repeat < 0:
-        raise ValueError(f"repeat must be 0 or more, not {repeat}")
-    greetings = []
-    for number in range(1, repeat + 1):
-        greetings.append(f"Hello, {name}! ({number})")
-        print(greetings[-1])
-        progress(number, repeat)
-        time.sleep(delay_seconds)
-    emit("greeted", name=name, times=repeat)
-    return {"greetings": greetings, "count": len(greetings), "tags": tags or []}
+    if param2 < 0:
+        raise ValueError(f"param2 must be 0 or more, not {param2}")
+    results = []
+    for i in range(param2):
+        print(f"item {i} for {param1}")
+        results.append({"id": i, "status": "done"})
+        progress(i + 1, param2)
+    emit("processed", for_whom=param1, items=param2)
+    return {"items": results, "count": len(results), "success": True}
 
 
 if __name__ == "__main__":
-    print(example_tool())
+    print(example_tool("you", 3))

@@ -190,7 +190,7 @@ impl Cron {
             eligible: &self.eligible,
         };
         match firing.fire(connection).await? {
-            Fired::Fired => tracing::info!(
+            Fired::Now => tracing::info!(
                 event = "schedule_fired",
                 experiment_id = id,
                 due = clock::text(due),

@@ -36,7 +36,7 @@ pub(super) struct Firing<'a> {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fired {
-    Fired,
+    Now,
     /// Another has fired it.
     Known,
     /// Another leads.
@@ -73,7 +73,7 @@ impl Firing<'_> {
         }
         let answer: Vec<String> = call.invoke_async(connection).await?;
         Ok(match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["fired"] => Fired::Fired,
+            ["fired"] => Fired::Now,
             ["known"] => Fired::Known,
             ["ineligible"] => Fired::Ineligible,
             ["running", run_id] => Fired::Running { run_id: (*run_id).to_owned() },

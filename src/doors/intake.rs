@@ -35,7 +35,7 @@ impl Intake {
     }
 
     /// Reads one payload.
-    pub fn read(&self, bytes: &[u8]) -> Result<Draft, Refusal> {
+    pub fn read(&self, bytes: &[u8]) -> Result<Draft, Box<Refusal>> {
         let is_module = |name: &str| is_module(&self.tasks_path, name);
         payload::read(
             bytes,
@@ -44,19 +44,19 @@ impl Intake {
     }
 
     /// Reads what came on a trigger channel: it must name an experiment, and nothing else to run.
-    pub fn read_trigger(&self, bytes: &[u8]) -> Result<Draft, Refusal> {
+    pub fn read_trigger(&self, bytes: &[u8]) -> Result<Draft, Box<Refusal>> {
         let draft = self.read(bytes)?;
         if draft.experiment_id.is_some() {
             return Ok(draft);
         }
-        Err(Refusal {
+        Err(Box::new(Refusal {
             id: draft.id,
             error_type: error_type::PAYLOAD.to_owned(),
             error: "a trigger must name an experiment: {\"experiment_id\": \"…\"}".to_owned(),
             experiment_id: None,
             task_type: draft.task_type,
             target: None,
-        })
+        }))
     }
 
     /// A payload with what was read of it, ready for the ledger.
@@ -65,7 +65,7 @@ impl Intake {
         receipt: Option<String>,
         source: Source,
         payload: &[u8],
-        draft: Result<Draft, Refusal>,
+        draft: Result<Draft, Box<Refusal>>,
         tools: &ToolTable,
     ) -> Arrival {
         let job = draft.map(|draft| {

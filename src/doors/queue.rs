@@ -68,7 +68,7 @@ pub struct QueueDoor {
     pub ledger: Ledger,
     /// The rules.
     pub intake: Intake,
-    /// Free slots.
+    /// Told of a fault.
     pub health: Arc<Health>,
     /// How many executors serve the queue.
     pub peers: watch::Receiver<u32>,
@@ -103,6 +103,7 @@ impl QueueDoor {
         match &error {
             DoorError::Redis(error) if is_outage(error) => self.link.failed(error).await,
             DoorError::Redis(_) if *told != text => {
+                self.health.set_door_fault(Some(format!("nothing can be taken: {text}")));
                 tracing::error!(
                     event = "queue_unreadable",
                     error = text,
@@ -127,13 +128,18 @@ impl QueueDoor {
 
     /// Serves over one set of connections until something fails.
     async fn serve(&mut self, told: &mut String) -> Result<(), DoorError> {
+        let mut shared = self.link.connection().await?;
+        self.accept_noted(&mut shared).await?;
+        // Before the first peek: that would bring over the whole of a payload however large.
+        self.take_all(&mut shared).await?;
+        self.well(told);
+        // A look once begun is kept until it is answered: given up, its question would stay behind
+        // on the connection, ahead of the next one.
         let mut looks = FuturesUnordered::new();
         for list in &self.lists {
             let connection = self.link.own(PEEK_ANSWER).await?;
             looks.push(look(connection, list.name().to_owned()));
         }
-        let mut shared = self.link.connection().await?;
-        self.accept_noted(&mut shared).await?;
         let mut look_again = tokio::time::interval(self.look_again);
         look_again.reset();
         while !*self.draining.borrow() {
@@ -147,7 +153,7 @@ impl QueueDoor {
                     if looked.there? {
                         self.take_all(&mut shared).await?;
                     }
-                    told.clear();
+                    self.well(told);
                     looks.push(look(looked.connection, looked.list));
                 }
                 _ = look_again.tick() => self.accept_noted(&mut shared).await?,
@@ -157,13 +163,23 @@ impl QueueDoor {
         Ok(())
     }
 
-    /// How many more jobs may be taken into the ledger.
+    /// A round went well: the next trouble is told again.
+    fn well(&self, told: &mut String) {
+        if !told.is_empty() {
+            told.clear();
+            self.health.set_door_fault(None);
+        }
+    }
+
+    /// How many more jobs may be taken into the ledger. Those that wait for their time, or for
+    /// another job, do not stand in the way of those that could begin.
     fn room(&self) -> usize {
-        let most = match *self.peers.borrow() {
-            0 | 1 => AHEAD,
-            _ => 2 * self.health.free_slots() as u64,
+        let ahead = match *self.peers.borrow() {
+            0 | 1 => AHEAD.saturating_sub(self.ledger.waiting()),
+            _ => 0,
         };
-        usize::try_from(most.saturating_sub(self.ledger.waiting())).unwrap_or(usize::MAX)
+        let room = ahead.max(2 * self.ledger.unmet_demand());
+        usize::try_from(room).unwrap_or(usize::MAX)
     }
 
     /// Takes batch after batch while there is something to take, and room.
@@ -223,14 +239,14 @@ impl QueueDoor {
         }
         let arrivals = self.arrivals(connection, &noted).await?;
         let accepted = self.ledger.accept(arrivals.clone()).await?;
+        // Before the notes are forgotten: should that fail, this is not known to be new again.
+        intake::tell(&arrivals, &accepted);
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.accepting());
         for note in &noted {
             forget.arg(&note.receipt);
         }
-        forget.query_async::<()>(connection).await?;
-        intake::tell(&arrivals, &accepted);
-        Ok(())
+        Ok(forget.query_async(connection).await?)
     }
 
     async fn arrivals(
@@ -254,7 +270,7 @@ impl QueueDoor {
     }
 
     /// The door a payload came through, the payload, and what it says.
-    fn read<'a>(&self, note: &'a Noted) -> (Source, &'a [u8], Result<Draft, Refusal>) {
+    fn read<'a>(&self, note: &'a Noted) -> (Source, &'a [u8], Result<Draft, Box<Refusal>>) {
         let list = note.list().and_then(|list| self.lists.get(list));
         let item = match list {
             Some(List::Due(_)) => read_item(note.payload()),
@@ -292,7 +308,7 @@ impl Noted {
     }
 }
 
-fn tool_named(draft: &Result<Draft, Refusal>) -> Option<&String> {
+fn tool_named(draft: &Result<Draft, Box<Refusal>>) -> Option<&String> {
     match draft.as_ref().ok()?.target.as_ref()? {
         Target::Tool(name) => Some(name),
         Target::Callable { .. } => None,

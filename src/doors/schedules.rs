@@ -174,7 +174,7 @@ async fn fire(
                 experiment: None,
                 eligible: &[],
             };
-            firing.fire(&mut connection).await? == Fired::Fired
+            firing.fire(&mut connection).await? == Fired::Now
         }
         Clockwork::Ledger(ledger, intake) => {
             let receipt = format!("{}:{}", entry.id, due.as_second());

@@ -22,10 +22,13 @@ pub async fn tool_table(
             continue;
         }
         let key = format!("tools:{name}");
-        let found: Result<BTreeMap<String, String>, redis::RedisError> =
-            redis::cmd("HGETALL").arg(&key).query_async(connection).await;
+        // Bytes: a description that is not UTF-8 must not keep the job from being taken.
+        let found = redis::cmd("HGETALL")
+            .arg(&key)
+            .query_async::<Vec<(Vec<u8>, Vec<u8>)>>(connection)
+            .await;
         let fields = match found {
-            Ok(fields) => fields,
+            Ok(fields) => fields.iter().map(|(name, value)| (text(name), text(value))).collect(),
             Err(error) if error.code() == Some("WRONGTYPE") => {
                 tracing::warn!(event = "tool_settings_unreadable", key, error = %error, "ignored");
                 continue;
@@ -35,6 +38,10 @@ pub async fn tool_table(
         table.insert(name.clone(), tool_settings(&key, &fields));
     }
     Ok(table)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What is unreadable is left out, with a word in the log.

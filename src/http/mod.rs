@@ -29,6 +29,9 @@ const HEAD: Duration = Duration::from_secs(5);
 const WHOLE: Duration = Duration::from_secs(15);
 /// Connections at one time; one more ends the oldest.
 const CONNECTIONS: usize = 256;
+/// How large a request's head may be, in bytes and in fields.
+const HEAD_BYTES: usize = 16 * 1024;
+const HEAD_FIELDS: usize = 64;
 
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,8 @@ async fn accept(listener: std::net::TcpListener, sources: Arc<Sources>) -> std::
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD)
+                .max_buf_size(HEAD_BYTES)
+                .max_headers(HEAD_FIELDS)
                 .serve_connection(TokioIo::new(stream), service);
             // A client that goes away or dawdles is its own affair.
             let _ = tokio::time::timeout(WHOLE, connection).await;

@@ -35,7 +35,7 @@ async fn healthz(sources: &Sources) -> Page {
     let health = &sources.health;
     let redis = match health.redis_up() {
         None => Ok("none"),
-        Some(true) => Ok("ok"),
+        Some(true) => health.door_fault().map_or(Ok("ok"), Err),
         Some(false) => Err("Redis does not answer".to_owned()),
     };
     let ledger = tokio::time::timeout(LEDGER_TIME, (sources.ledger)())

@@ -128,7 +128,7 @@ pub struct Arrival {
     /// The bytes as they came, at most 1 MiB.
     pub payload: Arc<[u8]>,
     /// A job, or why it is none (a FAILED row).
-    pub job: Result<NewJob, Refusal>,
+    pub job: Result<NewJob, Box<Refusal>>,
 }
 
 /// What became of an arrival.
@@ -275,6 +275,7 @@ struct Shared {
     id: String,
     healthy: AtomicBool,
     waiting: AtomicU64,
+    unmet: AtomicU64,
     outbox_filled: Notify,
 }
 
@@ -294,6 +295,7 @@ impl Ledger {
             id: store.ledger_id().map_err(failed)?,
             healthy: AtomicBool::new(true),
             waiting: AtomicU64::new(store.count_waiting().map_err(failed)?),
+            unmet: AtomicU64::new(0),
             outbox_filled: Notify::new(),
         });
         // What a past life left to be told.
@@ -380,9 +382,15 @@ impl Ledger {
         self.shared.healthy.load(Ordering::Relaxed)
     }
 
-    /// Jobs waiting in the ledger (QUEUED): room for taking ahead.
+    /// Jobs waiting in the ledger (QUEUED), for whatever reason.
     pub fn waiting(&self) -> u64 {
         self.shared.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Claims asked for that no job was there for: while there are any, whatever waits cannot begin
+    /// yet (its time, a leader, a running experiment), so there is room for more.
+    pub fn unmet_demand(&self) -> u64 {
+        self.shared.unmet.load(Ordering::Relaxed)
     }
 
     /// The oldest messages for Redis, at most `limit`.

@@ -174,7 +174,7 @@ impl Reader {
 
     fn rows(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Row>, LedgerError> {
         let mut statement = self.conn.prepare_cached(sql)?;
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let rows = statement.query_map(parameters, |row| {
             let mut map = Row::new();
             for (index, name) in names.iter().enumerate() {

@@ -323,7 +323,7 @@ async fn a_refusal_is_a_failed_row_with_its_bytes() {
         receipt: None,
         source: Source::Queue,
         payload: payload.into(),
-        job: Err(refusal.clone()),
+        job: Err(Box::new(refusal.clone())),
     };
     let accepted =
         bench.ledger.accept(vec![refused(b"nonsense"), refused(b"\xff\xfe")]).await.unwrap();

@@ -186,13 +186,14 @@ impl Writer {
         };
         let committed = outcome.is_ok();
         self.shared.healthy.store(committed, Ordering::Relaxed);
-        match (&outcome, batch) {
-            (Ok(()), Some(effects)) => {
+        if let (Ok(()), Some(effects)) = (&outcome, batch) {
+            {
                 let waiting = self.shared.waiting.load(Ordering::Relaxed);
                 let waiting = waiting.saturating_add_signed(effects.waiting);
                 self.shared.waiting.store(waiting, Ordering::Relaxed);
                 let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
                 self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
+                self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
                 if effects.told {
                     self.shared.outbox_filled.notify_one();
                 }
@@ -201,7 +202,6 @@ impl Writer {
                     let _ = self.claims.send(claim);
                 }
             }
-            _ => {}
         }
         for answer in answers {
             answer(&outcome);

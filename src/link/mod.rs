@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks whether Redis answers, while it does and while it does not.
 const LOOK_UP: Duration = Duration::from_secs(1);
 const LOOK_DOWN: Duration = Duration::from_millis(250);
+/// Written to see that an outage is over; expires at once.
+const PROBE: &str = "executor:probe";
 
 /// Why Redis could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +54,18 @@ async fn open(client: &Client, answer: Duration) -> Result<MultiplexedConnection
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 
+/// The connection that all share, and how the last try to open one failed.
+#[derive(Debug, Default)]
+struct Shared {
+    connection: Option<MultiplexedConnection>,
+    failed: Option<(Instant, RedisError)>,
+}
+
 /// The daemon's link. Shared by all that talk to Redis.
 #[derive(Debug)]
 pub struct Link {
     client: Client,
-    shared: Mutex<Option<MultiplexedConnection>>,
+    shared: Mutex<Shared>,
     health: Arc<Health>,
     up: watch::Sender<bool>,
     told_down: AtomicBool,
@@ -67,7 +76,7 @@ impl Link {
     pub fn new(url: &RedisUrl, health: Arc<Health>) -> Result<Self, LinkError> {
         Ok(Self {
             client: client(url)?,
-            shared: Mutex::new(None),
+            shared: Mutex::default(),
             health,
             up: watch::Sender::new(false),
             told_down: AtomicBool::new(false),
@@ -81,13 +90,27 @@ impl Link {
 
     /// The shared connection, for calls that answer at once.
     pub async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let asked = Instant::now();
         let mut shared = self.shared.lock().await;
-        if let Some(connection) = &*shared {
+        if let Some(connection) = &shared.connection {
             return Ok(connection.clone());
         }
-        let connection = open(&self.client, ANSWER).await?;
-        *shared = Some(connection.clone());
-        Ok(connection)
+        // Whoever waited for another's try shares its failure: one after the other would take long.
+        if let Some((at, error)) = &shared.failed
+            && *at > asked
+        {
+            return Err(error.clone());
+        }
+        match open(&self.client, ANSWER).await {
+            Ok(connection) => {
+                shared.connection = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(error) => {
+                shared.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// A connection of one's own, for calls that block up to `answer`.
@@ -100,12 +123,17 @@ impl Link {
         &self.client
     }
 
-    /// A call failed: if that was the connection's fault it is dropped, and the outage is noted.
+    /// A call failed: if that was the connection's fault it is dropped, and if Redis does not answer
+    /// on a new one, or refuses as a whole, the outage is noted.
     pub async fn failed(&self, error: &RedisError) {
         if !is_outage(error) {
             return;
         }
-        *self.shared.lock().await = None;
+        self.shared.lock().await.connection = None;
+        // A connection can break, or miss its time, while Redis is well.
+        if error.code().is_none() && self.look().await.is_ok() {
+            return;
+        }
         self.note_down(error);
     }
 
@@ -120,7 +148,7 @@ impl Link {
                     if *self.up.borrow() {
                         since = Instant::now();
                     }
-                    *self.shared.lock().await = None;
+                    self.shared.lock().await.connection = None;
                     self.note_down(error);
                 }
             }
@@ -130,7 +158,16 @@ impl Link {
 
     async fn look(&self) -> Result<(), RedisError> {
         let mut connection = self.connection().await?;
-        redis::cmd("PING").query_async::<()>(&mut connection).await
+        let question = if self.told_down.load(Ordering::Relaxed) {
+            // A full or read-only Redis answers PING, yet refuses all that matters.
+            redis::cmd("SET").arg(PROBE).arg("").arg("PX").arg(1000).to_owned()
+        } else {
+            redis::cmd("PING")
+        };
+        match question.query_async::<()>(&mut connection).await {
+            Err(error) if is_outage(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn note_up(&self, after: Duration) {
@@ -166,12 +203,12 @@ pub fn is_outage(error: &RedisError) -> bool {
         "OOM",
         "NOAUTH",
         "WRONGPASS",
-        "NOPERM",
         "UNKILLABLE",
         "NOREPLICAS",
     ];
     match error.code() {
         Some(code) => CODES.contains(&code),
-        None => true,
+        // An answer of another shape than expected, or several refusals of a pipeline.
+        None => !matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Extension),
     }
 }

@@ -41,7 +41,7 @@ impl Look {
             LogFormat::Json => self.output_json(line, into),
             LogFormat::Pretty => {
                 let (id, attempt) = (&line.origin.job_id, line.origin.attempt);
-                let _ = write!(into, "\x1b[2m{id}#{attempt} |\x1b[0m {}", line.line);
+                let _ = write!(into, "\x1b[2m{id}#{attempt} |\x1b[0m {}", tame(&line.line));
             }
         }
         into.push('\n');
@@ -110,8 +110,13 @@ fn event_pretty(event: &Event, into: &mut String) {
         }
     }
     for line in traceback.iter().flat_map(|text| text.lines()) {
-        let _ = write!(into, "\n    {line}");
+        let _ = write!(into, "\n    {}", tame(line));
     }
+}
+
+/// A text that cannot command a terminal: control characters but tabs are shown as `·`.
+fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '·' } else { c }).collect()
 }
 
 /// A text as JSON.

@@ -140,8 +140,9 @@ pub(super) fn run(queue: Receiver<Entry>, shared: &Shared, look: &Look, mut outp
         text.clear();
         shared.room.add_permits(freed);
         tell_dropped(shared, look, &mut text);
+        let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+        text.clear();
     }
-    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 /// The stream moves again: says how much was lost.
@@ -154,7 +155,7 @@ fn tell_dropped(shared: &Shared, look: &Look, text: &mut String) {
         at: clock::now(),
         level: tracing::Level::WARN,
         event: "output_dropped".to_owned(),
-        message: format!("standard output was stuck: {count} lines are missing here"),
+        message: format!("standard output was stuck: {count} lines are missing"),
         fields: vec![("count", count.to_string())],
     };
     look.event(&event, text);

@@ -64,7 +64,7 @@ pub struct Rules<'a> {
 }
 
 /// Reads one payload.
-pub fn read(bytes: &[u8], rules: &Rules<'_>) -> Result<Draft, Refusal> {
+pub fn read(bytes: &[u8], rules: &Rules<'_>) -> Result<Draft, Box<Refusal>> {
     if bytes.len() > MAX_PAYLOAD_BYTES {
         let fault =
             Fault::payload("it is larger than 1 MiB; put large data where the job can fetch it");
@@ -75,7 +75,7 @@ pub fn read(bytes: &[u8], rules: &Rules<'_>) -> Result<Draft, Refusal> {
 }
 
 /// Reads a target in any spelling of SPEC 2.
-pub fn read_target(text: &str, rules: &Rules<'_>) -> Result<Target, Refusal> {
+pub fn read_target(text: &str, rules: &Rules<'_>) -> Result<Target, Box<Refusal>> {
     target::read(text, rules).map_err(|fault| refusal(fault, None))
 }
 
@@ -112,12 +112,12 @@ fn read_fields(fields: &Fields<'_>, rules: &Rules<'_>) -> Result<Draft, Fault> {
 }
 
 /// A fault with what could be read of the payload all the same.
-fn refusal(fault: Fault, fields: Option<&Fields<'_>>) -> Refusal {
+fn refusal(fault: Fault, fields: Option<&Fields<'_>>) -> Box<Refusal> {
     let (error_type, error) = match fault {
         Fault::Payload(error) => (error_type::PAYLOAD, error),
         Fault::NotAllowed(error) => (error_type::NOT_ALLOWED, error),
     };
-    Refusal {
+    Box::new(Refusal {
         id: fields.and_then(|fields| fields.id().ok().flatten()),
         error_type: error_type.to_owned(),
         error,
@@ -125,5 +125,5 @@ fn refusal(fault: Fault, fields: Option<&Fields<'_>>) -> Refusal {
             .and_then(|fields| fields.text("experiment_id", MAX_KEY_BYTES).ok().flatten()),
         task_type: fields.and_then(|fields| fields.task_type().ok().flatten()),
         target: None,
-    }
+    })
 }

@@ -13,7 +13,7 @@ fn with_rules<T>(act: impl FnOnce(&Rules<'_>) -> T) -> T {
     act(&Rules { allowed_modules: &allowed, is_module: &|name| MODULES.contains(&name) })
 }
 
-fn read_json(value: &serde_json::Value) -> Result<Draft, Refusal> {
+fn read_json(value: &serde_json::Value) -> Result<Draft, Box<Refusal>> {
     with_rules(|rules| read(value.to_string().as_bytes(), rules))
 }
 

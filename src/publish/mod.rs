@@ -8,8 +8,8 @@ mod runs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Pipeline, RedisError};
-use serde_json::Value;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError, Value};
 
 use crate::health::Health;
 use crate::ledger::{Ledger, OutboxEntry, OutboxKind};
@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Where changes of jobs are published.
 const JOB_EVENTS: &str = "executor:job_events";
+
+type Json = serde_json::Value;
+type Fields = serde_json::Map<String, Json>;
 
 /// Sends the outbox.
 #[derive(Debug)]
@@ -74,34 +77,48 @@ impl Publisher {
         }
     }
 
-    /// One pipeline for all; if one command in it was refused, each message by itself.
+    /// Sends either jobs, or one message of a run.
     async fn send(&self, entries: &[OutboxEntry]) -> Result<(), RedisError> {
         let mut connection = self.link.connection().await?;
-        if entries.len() > 1 {
-            let mut pipeline = redis::pipe();
-            for entry in entries {
-                self.add_job(entry, &mut pipeline);
+        let [entry] = entries else { return self.send_jobs(&mut connection, entries).await };
+        let sent = match entry.kind {
+            OutboxKind::Job => return self.send_jobs(&mut connection, entries).await,
+            OutboxKind::RunBegan => runs::began(&mut connection, entry).await,
+            OutboxKind::RunEnded => runs::ended(&mut connection, entry).await,
+        };
+        match sent {
+            Err(error) if !is_outage(&error) => {
+                refused(entry, &error);
+                Ok(())
             }
-            match pipeline.query_async::<()>(&mut connection).await {
-                Err(error) if !is_outage(&error) => {}
-                sent => return sent,
-            }
+            sent => sent,
         }
+    }
+
+    /// One pipeline for all. What is refused in it by itself, such as a key of the wrong type, takes
+    /// nothing else along and is not repeated.
+    async fn send_jobs(
+        &self,
+        connection: &mut MultiplexedConnection,
+        entries: &[OutboxEntry],
+    ) -> Result<(), RedisError> {
+        let mut pipeline = redis::pipe();
+        let mut asks = Vec::new();
         for entry in entries {
-            let sent = match entry.kind {
-                OutboxKind::Job => {
-                    let mut pipeline = redis::pipe();
-                    self.add_job(entry, &mut pipeline);
-                    pipeline.query_async::<()>(&mut connection).await
-                }
-                OutboxKind::RunBegan => runs::began(&mut connection, entry).await,
-                OutboxKind::RunEnded => runs::ended(&mut connection, entry).await,
-            };
-            match sent {
-                Err(error) if !is_outage(&error) => {
-                    tracing::error!(event = "message_refused", subject = entry.subject, error = %error, "Redis refused a message; it is left out");
-                }
-                sent => sent?,
+            let before = pipeline.len();
+            self.add_job(entry, &mut pipeline);
+            asks.push(pipeline.len() - before);
+        }
+        let answers: Vec<Result<Value, RedisError>> =
+            pipeline.ignore_errors().query_async(connection).await?;
+        if let Some(error) = answers.iter().filter_map(|a| a.as_ref().err()).find(|e| is_outage(e))
+        {
+            return Err(error.clone());
+        }
+        let mut answers = answers.into_iter();
+        for (entry, asked) in entries.iter().zip(asks) {
+            if let Some(error) = answers.by_ref().take(asked).filter_map(Result::err).next() {
+                refused(entry, &error);
             }
         }
         Ok(())
@@ -110,15 +127,14 @@ impl Publisher {
     /// The hash, its expiry, the event.
     fn add_job(&self, entry: &OutboxEntry, pipeline: &mut Pipeline) {
         let key = format!("executor:job:{}", entry.subject);
-        let fields: serde_json::Map<String, Value> =
-            serde_json::from_str(&entry.body).unwrap_or_default();
+        let fields: Fields = serde_json::from_str(&entry.body).unwrap_or_default();
         let (mut set, mut gone) = (redis::cmd("HSET"), redis::cmd("HDEL"));
         set.arg(&key);
         gone.arg(&key);
         for (name, value) in fields.iter().filter(|(name, _)| *name != "job_id") {
             match value {
-                Value::Null if name != "result" || !ended_well(&fields) => drop(gone.arg(name)),
-                Value::String(text) if name != "result" => drop(set.arg(name).arg(text)),
+                Json::Null if name != "result" || !ended_well(&fields) => drop(gone.arg(name)),
+                Json::String(text) if name != "result" => drop(set.arg(name).arg(text)),
                 value => drop(set.arg(name).arg(value.to_string())),
             }
         }
@@ -126,21 +142,26 @@ impl Publisher {
         if ended {
             gone.arg("progress");
         }
-        pipeline.add_command(set).ignore();
+        pipeline.add_command(set);
         if gone.args_iter().count() > 2 {
-            pipeline.add_command(gone).ignore();
+            pipeline.add_command(gone);
         }
         if ended {
             let ttl = i64::try_from(self.status_ttl.as_millis()).unwrap_or(i64::MAX);
-            pipeline.pexpire(&key, ttl).ignore();
+            pipeline.pexpire(&key, ttl);
         } else {
-            pipeline.persist(&key).ignore();
+            pipeline.persist(&key);
         }
-        pipeline.publish(JOB_EVENTS, &entry.body).ignore();
+        pipeline.publish(JOB_EVENTS, &entry.body);
     }
 }
 
+/// One line for a message that Redis will never take.
+fn refused(entry: &OutboxEntry, error: &RedisError) {
+    tracing::error!(event = "message_refused", subject = entry.subject, error = %error, "Redis refused a message; it is left out");
+}
+
 /// A `null` result of a job that ended well is a result.
-fn ended_well(fields: &serde_json::Map<String, Value>) -> bool {
-    fields.get("status").and_then(Value::as_str) == Some("COMPLETED")
+fn ended_well(fields: &Fields) -> bool {
+    fields.get("status").and_then(Json::as_str) == Some("COMPLETED")
 }

@@ -45,6 +45,9 @@ pub(super) async fn clear(slot: &Slot, process: &Process, over: Over) -> (Remain
     let mut killed = tree::Killed::default();
     let begun = Instant::now();
     let mut over = over;
+    if over == Over::Kill {
+        tree::stop_group(process.pid);
+    }
     while over == Over::Kill {
         tree::freeze_and_kill(slot.pid, &mut killed);
         tokio::select! {

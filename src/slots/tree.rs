@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 /// One line of `/proc/PID/stat`, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +164,15 @@ pub(super) fn ask_to_end(root: i32) {
             signal(&fd, Signal::TERM);
             signal(&fd, Signal::CONT);
         }
+    }
+}
+
+/// Stops the process group of a run's own process, which leads it and must not have been reaped yet: one
+/// call that a storm of processes cannot slow down as it can the scan that follows.
+pub(super) fn stop_group(leader: i32) {
+    if let Some(group) = Pid::from_raw(leader) {
+        // Where there is no such group there is nobody to stop.
+        let _ = kill_process_group(group, Signal::STOP);
     }
 }
 

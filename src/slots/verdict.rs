@@ -163,7 +163,7 @@ fn seconds(timeout: Duration) -> String {
 /// What stands for a traceback: the stack if there is one, else a sentence and the last output.
 fn account(facts: &Facts<'_>, error: &str) -> String {
     if !facts.dump.trim().is_empty() {
-        return facts.dump.to_owned();
+        return own_frames(facts.dump);
     }
     if let Some(Word::Failed(word)) = &facts.word
         && !word.traceback.is_empty()
@@ -176,6 +176,18 @@ fn account(facts: &Facts<'_>, error: &str) -> String {
         format!("No Python stack could be had: {error}. There was no output.")
     } else {
         format!("No Python stack could be had: {error}. The last output:\n{last}")
+    }
+}
+
+/// A stack without the shim's own frames, which say nothing of the job; all of it, if nothing else
+/// would be left.
+fn own_frames(dump: &str) -> String {
+    let of_shim = |line: &&str| line.starts_with("  File ") && line.contains("/executor_shim/");
+    let kept: Vec<&str> = dump.lines().filter(|line| !of_shim(line)).collect();
+    if kept.iter().any(|line| line.starts_with("  File ")) {
+        kept.join("\n") + "\n"
+    } else {
+        dump.to_owned()
     }
 }
 

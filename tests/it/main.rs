@@ -1,24 +1,23 @@
 //! The integration tests, one binary: the built `executor` against a real Redis, a real python3 and
 //! real signals.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "helpers of tests are tests; clippy knows only the functions that are marked"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that is surprised must fail")]
+#![expect(clippy::print_stderr, reason = "a failed test shows the executor's log")]
 
 mod allow_list;
 mod cron;
 mod experiments;
 mod f5;
 mod failures;
+mod health;
+mod identity;
 mod isolation;
 mod jobs;
 mod layering;
+mod outage;
 mod output;
 mod python;
+mod queue;
 mod shutdown;
 mod slots;
 mod support;

@@ -9,14 +9,14 @@ from tools.sleep_tool import sleep_tool
 from tools.word_count import word_count
 
 
-def test_example_tool_greets() -> None:
-    assert example_tool("you", repeat=2, tags=["a"]) == {
-        "greetings": ["Hello, you! (1)", "Hello, you! (2)"],
+def test_example_tool_is_that_of_the_contract() -> None:
+    assert example_tool("you", param2=2) == {
+        "items": [{"id": 0, "status": "done"}, {"id": 1, "status": "done"}],
         "count": 2,
-        "tags": ["a"],
+        "success": True,
     }
-    with pytest.raises(ValueError, match="repeat"):
-        example_tool(repeat=-1)
+    with pytest.raises(ValueError, match="param2"):
+        example_tool("you", param2=-1)
 
 
 def test_sleep_tool_takes_its_time() -> None:

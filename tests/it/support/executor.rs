@@ -154,6 +154,11 @@ impl Executor {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many lines of an event there have been.
+    pub(crate) fn count(&self, event: &str) -> usize {
+        self.lines.lock().unwrap().iter().filter(|line| line["event"] == event).count()
+    }
+
     /// Waits for a log line.
     pub(crate) fn line(&self, what: &str, matches: impl Fn(&Row) -> bool) -> Row {
         eventually(&format!("the log line {what}"), || {
@@ -169,11 +174,22 @@ impl Executor {
 
     /// A GET: status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path)
+    }
+
+    /// `/healthz`: status and the parsed body.
+    pub(crate) fn healthz(&self) -> (u16, Value) {
+        let (status, body) = self.get("/healthz");
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// A request: status and body.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, String) {
         use std::io::{Read, Write};
         let address = self.http();
         let mut stream = std::net::TcpStream::connect(&address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
             .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();

@@ -3,12 +3,14 @@
 
 mod bench;
 mod executor;
+mod proxy;
 mod redis_server;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
 pub(crate) use executor::{Executor, Row, binary, fixtures};
+pub(crate) use proxy::Proxy;
 pub(crate) use redis_server::RedisServer;
 
 /// Long enough for a loaded machine; a test that needs it has failed.

@@ -1,7 +1,9 @@
 //! A private Redis on a free port, ended by its pid.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 
 use tempfile::TempDir;
 
@@ -46,6 +48,20 @@ impl RedisServer {
         }
     }
 
+    /// Stops it without closing anything: it neither answers nor refuses.
+    pub(crate) fn freeze(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(nix::sys::signal::Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -79,6 +95,49 @@ impl RedisServer {
             .query::<i64>(&mut self.connect())
             .unwrap();
     }
+}
+
+impl RedisServer {
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Pushes many payloads at once.
+    pub(crate) fn push_all<'a>(&self, payloads: impl IntoIterator<Item = &'a [u8]>) {
+        let mut pipeline = redis::pipe();
+        for payload in payloads {
+            pipeline.cmd("LPUSH").arg("executor:jobs").arg(payload).ignore();
+        }
+        pipeline.query::<()>(&mut self.connect()).unwrap();
+    }
+
+    /// A hash by field.
+    pub(crate) fn hash(&self, key: &str) -> BTreeMap<String, String> {
+        self.run(&["HGETALL", key])
+    }
+
+    /// Messages on a channel from now on, as JSON; ends with this Redis.
+    pub(crate) fn subscribe(&self, channel: &'static str) -> Receiver<serde_json::Value> {
+        let ((told, messages), (ready_in, ready)) = (channel_of(), channel_of());
+        let mut connection = self.connect();
+        std::thread::spawn(move || {
+            let mut subscribed = connection.as_pubsub();
+            subscribed.subscribe(channel).unwrap();
+            ready_in.send(()).unwrap();
+            while let Ok(message) = subscribed.get_message() {
+                let body = serde_json::from_slice(message.get_payload_bytes()).unwrap();
+                if told.send(body).is_err() {
+                    break;
+                }
+            }
+        });
+        ready.recv().unwrap();
+        messages
+    }
+}
+
+fn channel_of<T>() -> (std::sync::mpsc::Sender<T>, Receiver<T>) {
+    std::sync::mpsc::channel()
 }
 
 impl Drop for RedisServer {
