@@ -26,8 +26,8 @@ use crate::job::StartMethod;
 use crate::log::{Origin, OutputSink};
 use crate::outcome::{Outcome, Report, RunEvent, Usage};
 
-/// How long a run has to write its stack.
-const STACK_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a run has to write its stack, on a loaded machine. Part of the grace, not added to it.
+const STACK_PATIENCE: Duration = Duration::from_millis(300);
 const DUMP_MAX: usize = 64 << 10;
 /// After a stop that brooks no grace.
 const AT_ONCE: Duration = Duration::ZERO;
