@@ -137,10 +137,10 @@ pub(crate) fn descendants(root: i64) -> Vec<i64> {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
         let mut fields = rest.split(' ');
-        if let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse)) {
-            if state != "Z" {
-                parents.push((pid, parent));
-            }
+        if let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse))
+            && state != "Z"
+        {
+            parents.push((pid, parent));
         }
     }
     let mut found: Vec<i64> = Vec::new();
