@@ -113,7 +113,9 @@ async fn run(
     let (events, told) = mpsc::channel(EVENT_ROOM);
     let (pid_in, pid) = oneshot::channel();
     // Nobody waits for the pid of a run that is over already.
-    let started = |pid| drop(pid_in.send(pid));
+    let started = |pid| {
+        let _ = pid_in.send(pid);
+    };
     let mut run = std::pin::pin!(async {
         let ran = flow.slots.run(run, stop, started, events);
         tokio::join!(ran, pass_on(flow, claim, told)).0
