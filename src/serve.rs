@@ -2,7 +2,7 @@
 //!
 //! Must not decide anything about jobs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -360,11 +360,11 @@ impl Daemon {
             Instant::now()
         };
         let ((), begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
-        self.end(begun + plan.grace).await;
+        self.end(begun + plan.grace, &settings.ledger_path).await;
     }
 
     /// Tells what is still to be told, frees the name, closes the ledger, by the deadline.
-    async fn end(&mut self, deadline: Instant) {
+    async fn end(&mut self, deadline: Instant, ledger_path: &Path) {
         let least = Instant::now() + Duration::from_millis(200);
         let deadline = (deadline - Duration::from_millis(300)).max(least);
         if let Some(redis) = &mut self.redis {
@@ -387,6 +387,8 @@ impl Daemon {
             }
         }
         self.slots.close().await;
+        // Nobody is reached by it any more; one that stays is taken for a past life's.
+        let _ = std::fs::remove_file(control::path_of(ledger_path));
         self.ledger.close().await;
         tracing::info!(event = "stopped", "drained");
     }

@@ -10,7 +10,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::Settings;
 use crate::control::{CancelReply, Reply, Request, RetryReply};
 use crate::job::Status;
-use crate::ledger::{JobFilter, Row, WaitsFor};
+use crate::ledger::{JobFilter, LedgerError, Reader, Row, WaitsFor};
 use crate::link;
 
 /// How long Redis may take to say how many wait there.
@@ -55,7 +55,12 @@ fn list(
             ))
         })?),
     };
-    let rows = local::reader(settings)?.jobs(&JobFilter { status, limit })?;
+    let rows = match Reader::open(&settings.ledger_path) {
+        Ok(reader) => reader.jobs(&JobFilter { status, limit })?,
+        // No ledger yet: no jobs.
+        Err(LedgerError::Missing { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
     match format {
         Format::Programs => out::json(&rows.into_iter().map(Value::Object).collect()),
         Format::People if rows.is_empty() => out::note("no jobs"),
@@ -191,14 +196,14 @@ fn waits_words(waits: &WaitsFor, row: &Row, now: Timestamp) -> String {
 
 fn waits_json(waits: &WaitsFor) -> Value {
     match waits {
-        WaitsFor::Slot { ahead } => json!({"for": "slot", "ahead": ahead}),
+        WaitsFor::Slot { ahead } => json!({"kind": "slot", "ahead": ahead}),
         WaitsFor::RunAt { at, failures } => {
-            json!({"for": "run_at", "at": clock::text(*at), "failures": failures})
+            json!({"kind": "run_at", "at": clock::text(*at), "failures": failures})
         }
         WaitsFor::Leader { id, status } => {
-            json!({"for": "job", "id": id.as_str(), "status": status.as_str()})
+            json!({"kind": "job", "id": id.as_str(), "status": status.as_str()})
         }
-        WaitsFor::Experiment { id } => json!({"for": "experiment", "id": id.as_str()}),
+        WaitsFor::Experiment { id } => json!({"kind": "experiment", "id": id.as_str()}),
     }
 }
 

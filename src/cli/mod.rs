@@ -35,7 +35,7 @@ const NO_LEDGER: u8 = 3;
 pub enum CliError {
     /// The configuration has faults.
     #[error("the configuration is faulty\n{0}")]
-    Config(#[from] ConfigErrors),
+    Config(ConfigErrors),
     /// Used wrongly.
     #[error("{0}")]
     Usage(String),
@@ -69,6 +69,12 @@ pub enum CliError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl From<ConfigErrors> for CliError {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Config(errors)
+    }
 }
 
 impl CliError {

@@ -48,8 +48,7 @@ fn list(settings: &Settings, format: Format) -> Result<u8, CliError> {
     found.sort();
     match format {
         Format::Programs => {
-            let one =
-                |(name, about): &(String, String)| json!({"name": name, "description": about});
+            let one = |(name, about): &(String, String)| json!({"name": name, "doc": about});
             out::json(&found.iter().map(one).collect());
         }
         Format::People if found.is_empty() => {

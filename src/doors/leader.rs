@@ -127,13 +127,15 @@ impl Leader {
         });
     }
 
-    /// Puts an item on the list of what is due; `false`: another leads.
-    pub async fn push(&self, item: &[u8]) -> Result<bool, RedisError> {
+    /// Puts an item on the list of what is due; `false`: another leads. Repeated with the same mark
+    /// it puts it there once.
+    pub async fn push(&self, item: &[u8], mark: &str) -> Result<bool, RedisError> {
         let Some(lease) = self.lease.borrow().clone() else { return Ok(false) };
         let mut connection = self.link.connection().await?;
         Script::new(include_str!("lua/push.lua"))
             .key(LEADER)
             .key(DUE)
+            .key(format!("executor:pushed:{mark}"))
             .arg(lease)
             .arg(item)
             .invoke_async(&mut connection)

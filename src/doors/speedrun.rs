@@ -62,7 +62,8 @@ impl Speedrun {
                 .arg(now)
                 .query_async::<()>(&mut connection)
                 .await?;
-            if !self.leader.push(&item(Source::Speedrun, payload.as_bytes())).await? {
+            let (item, mark) = (item(Source::Speedrun, payload.as_bytes()), uuid::Uuid::now_v7());
+            if !self.leader.push(&item, &mark.to_string()).await? {
                 return Ok(());
             }
             last.clone_from(id);

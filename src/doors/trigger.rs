@@ -76,7 +76,8 @@ impl Triggers {
                 }
                 _ => {
                     let item = item(Source::Trigger, message.get_payload_bytes());
-                    self.act("trigger", || self.leader.push(&item)).await;
+                    let mark = uuid::Uuid::now_v7().to_string();
+                    self.act("trigger", || self.leader.push(&item, &mark)).await;
                 }
             }
         }

@@ -8,7 +8,7 @@ mod telling;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{self, Timestamp};
 use crate::config::OnShutdown;
@@ -25,6 +25,9 @@ use telling::Told;
 
 /// Between two tries to record an ending that the ledger refused (full disk, …).
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
+
+/// The process of a run that takes longer than this is noted while it runs.
+const NOTE_PID: Duration = Duration::from_millis(200);
 
 /// How many events of a run may wait to be told.
 const EVENT_ROOM: usize = 256;
@@ -83,7 +86,7 @@ pub async fn attempt(flow: &Flow, claim: Claim, stop: watch::Receiver<Stop>) -> 
     };
     let disposition = decide(flow, &claim, &report.outcome);
     let seconds = report.finished_at.duration_since(claim.claimed_at).as_secs_f64();
-    let demand = u32::from(matches!(*stop.borrow(), Stop::No | Stop::Cancel));
+    let demand = u32::from(!flow.health.draining());
     let told = Told::of(&report);
     let finish = Finish { claim: Arc::clone(&claim), report, disposition, demand };
     let recorded = record(flow, finish).await;
@@ -108,10 +111,26 @@ async fn run(
         action: Action::Call,
     };
     let (events, told) = mpsc::channel(EVENT_ROOM);
-    let started = |pid| flow.ledger.started(claim, pid);
-    let (report, ()) =
-        tokio::join!(flow.slots.run(run, stop, started, events), pass_on(flow, claim, told));
-    report
+    let (pid_in, pid) = oneshot::channel();
+    // Nobody waits for the pid of a run that is over already.
+    let started = |pid| {
+        let _ = pid_in.send(pid);
+    };
+    let mut run = std::pin::pin!(async {
+        let ran = flow.slots.run(run, stop, started, events);
+        tokio::join!(ran, pass_on(flow, claim, told)).0
+    });
+    tokio::select! {
+        report = &mut run => return report,
+        () = tokio::time::sleep(NOTE_PID) => {}
+    }
+    // One that takes longer may be asked for: its process is noted, at the price of a write.
+    let noting = async {
+        if let Ok(pid) = pid.await {
+            flow.ledger.started(claim, pid);
+        }
+    };
+    tokio::join!(run, noting).0
 }
 
 /// Passes a run's events on while it runs; ends when the run's side is dropped.

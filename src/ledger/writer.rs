@@ -22,7 +22,7 @@ use crate::job::{Claim, JobId};
 /// Most verbs in one commit: bounds how long the first of them waits.
 const BATCH: usize = 256;
 /// How long a verb that nobody waits for may wait for a commit to go along with.
-const LAZY: Duration = Duration::from_millis(50);
+const LAZY: Duration = Duration::from_millis(250);
 /// Looks for due jobs at least so often, whatever the clock does.
 const LOOK: Duration = Duration::from_secs(5);
 /// After a commit failed with jobs waiting for slots.

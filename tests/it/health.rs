@@ -57,7 +57,7 @@ fn a_port_in_use_is_said_at_the_start() {
     let address = one.local_addr().unwrap().to_string();
     let mut executor = Executor::new(None);
     executor.set("HTTP_ADDR", &address).serve_unready();
-    assert_ne!(executor.wait().code(), Some(0));
+    assert_eq!(executor.wait().code(), Some(2));
     let line = executor.line("start_failed", |line| line["event"] == "start_failed");
     let text = line["error"].as_str().unwrap();
     assert!(text.contains(&format!("cannot listen on {address} (HTTP_ADDR)")), "{text}");

@@ -16,7 +16,7 @@ fn named(redis: &RedisServer, name: &str, interval: &str) -> Executor {
 
 fn is_refused(executor: &mut Executor) {
     executor.serve_unready();
-    assert_ne!(executor.wait().code(), Some(0));
+    assert_eq!(executor.wait().code(), Some(4));
     let line = executor.line("start_failed", |line| line["event"] == "start_failed");
     let text = line["error"].as_str().unwrap();
     assert!(text.contains("another living executor is called same"), "{text}");

@@ -277,7 +277,7 @@ fn starts(executor: &Executor) -> Vec<String> {
     let text = std::fs::read_to_string(executor.dir.path().join("starts")).unwrap();
     let by_pid = executor.rows("SELECT job_id, pid FROM attempts");
     text.lines()
-        .map(|pid| by_pid.iter().find(|row| row["pid"].to_string() == pid).unwrap())
+        .map(|pid| by_pid.iter().find(|row| row["pid"].as_i64() == pid.parse().ok()).unwrap())
         .map(|row| row["job_id"].as_str().unwrap().to_owned())
         .collect()
 }

@@ -15,7 +15,7 @@ use super::{PATIENCE, RedisServer, eventually, within};
 pub(crate) type Row = Map<String, Value>;
 
 /// The built binary.
-pub(crate) fn binary() -> &'static str {
+fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_executor")
 }
 
@@ -210,7 +210,7 @@ impl Executor {
             Err(error) if error.to_string().contains("no such table") => return Vec::new(),
             other => other.unwrap(),
         };
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let rows = statement.query_map([], |row| {
             let mut map = Row::new();
             for (index, name) in names.iter().enumerate() {

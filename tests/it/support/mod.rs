@@ -9,7 +9,7 @@ mod redis_server;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
-pub(crate) use executor::{Executor, Row, binary, fixtures};
+pub(crate) use executor::{Executor, Row, fixtures};
 pub(crate) use proxy::Proxy;
 pub(crate) use redis_server::RedisServer;
 
