@@ -1,11 +1,19 @@
 //! The arguments, and their help.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{Flag, Flags};
+use crate::config::{self, Flag, Flags};
+
+/// A duration over 0.
+fn duration(text: &str) -> Result<Duration, String> {
+    config::duration(text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "it must be over 0, such as 8, 0.5, 500ms, 8s, 5m or 2h".to_owned())
+}
 
 /// Runs Python jobs safely: a fresh process per attempt, the whole tree killed at the deadline, nothing lost.
 #[derive(Debug, Parser)]
@@ -135,9 +143,9 @@ pub(super) struct RunArgs {
     /// Keyword arguments as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     pub(super) params: String,
-    /// How long it may take; default: TOOL_TIMEOUT, or 300 s.
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) timeout: Option<f64>,
+    /// How long it may take, such as 8, 500ms or 5m; default: TOOL_TIMEOUT, or 300 s.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -156,9 +164,9 @@ pub(super) struct SubmitArgs {
     /// 9 (high) to 1 (low).
     #[arg(long, value_name = "1-9")]
     pub(super) priority: Option<u8>,
-    /// How long one attempt may take.
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) timeout: Option<f64>,
+    /// How long one attempt may take, such as 8, 500ms or 5m.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
     /// Counted failures in all before the job is FAILED.
     #[arg(long, value_name = "N")]
     pub(super) max_attempts: Option<u32>,

@@ -35,15 +35,7 @@ pub(super) fn run(args: &RunArgs, settings: &Settings) -> Result<u8, CliError> {
             return Ok(code);
         }
     };
-    let timeout = match args.timeout {
-        None => settings.tool_timeout.unwrap_or(TIMEOUT),
-        Some(seconds) => Duration::try_from_secs_f64(seconds)
-            .ok()
-            .filter(|timeout| !timeout.is_zero())
-            .ok_or_else(|| {
-                CliError::Usage(format!("--timeout {seconds}: it must be seconds over 0"))
-            })?,
-    };
+    let timeout = args.timeout.or(settings.tool_timeout).unwrap_or(TIMEOUT);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

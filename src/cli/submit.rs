@@ -42,7 +42,7 @@ fn payload(args: &SubmitArgs, id: &JobId) -> Result<String, CliError> {
         ("target", Some(json!(args.target))),
         ("parameters", Some(parameters)),
         ("priority", args.priority.map(Value::from)),
-        ("timeout_seconds", args.timeout.map(Value::from)),
+        ("timeout_seconds", args.timeout.map(|timeout| timeout.as_secs_f64().into())),
         ("max_attempts", args.max_attempts.map(Value::from)),
         ("idempotency_key", args.idempotency_key.clone().map(Value::from)),
         ("run_at", args.run_at.clone().map(Value::from)),

@@ -205,6 +205,11 @@ pub struct Settings {
     pub schedules: Vec<Schedule>,
 }
 
+/// A duration as settings write it: seconds, or a number with `ms`, `s`, `m`, `h` or `d`.
+pub fn duration(text: &str) -> Option<Duration> {
+    values::duration(&text.into())
+}
+
 /// Settings with where each came from.
 #[derive(Clone, Debug)]
 pub struct Loaded {

@@ -27,7 +27,7 @@ use telling::Told;
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 /// The process of a run that takes longer than this is noted while it runs.
-const NOTE_PID: Duration = Duration::from_millis(200);
+const NOTE_PID: Duration = Duration::from_millis(50);
 
 /// How many events of a run may wait to be told.
 const EVENT_ROOM: usize = 256;

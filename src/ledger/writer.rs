@@ -21,7 +21,9 @@ use crate::job::{Claim, JobId};
 
 /// Most verbs in one commit: bounds how long the first of them waits.
 const BATCH: usize = 256;
-/// How long a verb that nobody waits for may wait for a commit to go along with.
+/// How long a note that people may look for waits for a commit to go along with.
+const SOON: Duration = Duration::from_millis(20);
+/// How long a verb that nobody looks for may wait.
 const LAZY: Duration = Duration::from_millis(250);
 /// Looks for due jobs at least so often, whatever the clock does.
 const LOOK: Duration = Duration::from_secs(5);
@@ -60,9 +62,13 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// Nobody waits for it.
-    fn lazy(&self) -> bool {
-        matches!(self, Self::Started { .. } | Self::Delivered(_))
+    /// How long it may wait for company; `None`: somebody waits for it.
+    fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Started { .. } => Some(SOON),
+            Self::Delivered(_) => Some(LAZY),
+            _ => None,
+        }
     }
 }
 
@@ -129,12 +135,12 @@ impl Writer {
             let left = until.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
                 Ok(verb) => {
-                    let lazy = verb.lazy();
+                    let patience = verb.patience();
                     self.pending.push(verb);
-                    if !lazy {
-                        break;
+                    match patience {
+                        None => break,
+                        Some(patience) => until = until.min(Instant::now() + patience),
                     }
-                    until = until.min(Instant::now() + LAZY);
                 }
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,

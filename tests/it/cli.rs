@@ -160,7 +160,7 @@ fn every_fault_of_the_configuration_is_told_by_every_command() {
         assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
         let noted = stderr(&output);
         assert!(noted.contains("CONCURRENCY") && noted.contains("Mars/Base"), "{words:?}: {noted}");
-        assert_eq!(noted.matches("error: ").count(), 2, "{words:?}: {noted}");
+        assert_eq!(noted.matches("it must be ").count(), 2, "{words:?}: {noted}");
     }
     let output = executor.output(&["--config", "missing.yaml", "doctor"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
