@@ -91,7 +91,10 @@ def executor(directory, port, start_method, concurrency):
         "LOG_LEVEL": "warn",
         "EXECUTOR_ID": f"bench-{start_method}",
     }
-    with open(directory / "log", "wb") as log, process([EXECUTOR, "serve"], env=env, cwd=directory, stdout=log) as child:
+    with (
+        (directory / "log").open("wb") as log,
+        process([EXECUTOR, "serve"], env=env, cwd=directory, stdout=log) as child,
+    ):
         client = redis.Redis(port=port)
         wait_for("the heartbeat", lambda: client.exists(f"executor:heartbeat:bench-{start_method}"))
         time.sleep(1)

@@ -17,11 +17,11 @@ FIELDS = [
     (0, 59, []),
     (0, 23, []),
     (1, 31, []),
-    (1, 12, "jan feb mar apr may jun jul aug sep oct nov dec".split()),
-    (0, 7, "sun mon tue wed thu fri sat".split()),
+    (1, 12, ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
+    (0, 7, ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
     (0, 59, []),
 ]
-ALIASES = "@yearly @annually @monthly @weekly @daily @midnight @hourly".split()
+ALIASES = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"]
 WRONG = ["60", "24", "x", "-1", "1-", "*/0", "5/x", "", "1--2", "32", "13", "8", "1,,2", "**"]
 
 
