@@ -73,8 +73,9 @@ pub enum ServeError {
 
 /// Runs the daemon until it has drained.
 pub fn serve(loaded: Loaded, environment: &Environment) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread: what is done here is short, and handing it from thread to thread would cost more
+    // than doing it (docs/performance.md). Ledger, log and health have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "no runtime", source })?;
@@ -206,12 +207,12 @@ impl Daemon {
         self.tasks.spawn(Arc::clone(&link).watch());
         let beating = Arc::clone(&heart);
         self.tasks.spawn(async move { beating.run().await });
-        let publisher = Arc::new(Publisher {
-            link: Arc::clone(&link),
-            ledger: self.ledger.clone(),
-            health: Arc::clone(&self.health),
-            status_ttl: settings.status_ttl,
-        });
+        let publisher = Arc::new(Publisher::new(
+            Arc::clone(&link),
+            self.ledger.clone(),
+            Arc::clone(&self.health),
+            settings.status_ttl,
+        ));
         let publishing = Arc::clone(&publisher);
         self.tasks.spawn(async move { publishing.run().await });
         let door = QueueDoor {
@@ -223,6 +224,7 @@ impl Daemon {
             health: Arc::clone(&self.health),
             peers: heart.peers(),
             draining: draining.subscribe(),
+            written_down: Vec::new(),
         };
         let door = Some(tokio::spawn(door.run()));
         let metrics = Metrics::begin(Arc::clone(&link));

@@ -34,6 +34,8 @@ const PEEK_ANSWER: Duration = Duration::from_secs(10);
 const AHEAD: u64 = 10_000;
 /// Looks for room while there is none.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
+/// After so long without another take, notes are forgotten by themselves.
+const FORGET: Duration = Duration::from_millis(100);
 /// After Redis or the ledger refused.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -74,6 +76,8 @@ pub struct QueueDoor {
     pub peers: watch::Receiver<u32>,
     /// Set once nothing more is to be taken.
     pub draining: watch::Receiver<bool>,
+    /// Receipts of what has been written down, but is still noted in Redis.
+    pub written_down: Vec<String>,
 }
 
 /// Why a round of the door ended early.
@@ -156,11 +160,14 @@ impl QueueDoor {
                     self.well(told);
                     looks.push(look(looked.connection, looked.list));
                 }
+                () = tokio::time::sleep(FORGET), if !self.written_down.is_empty() => {
+                    self.forget(&mut shared).await?;
+                }
                 _ = look_again.tick() => self.accept_noted(&mut shared).await?,
                 () = begun(&mut draining) => {}
             }
         }
-        Ok(())
+        Ok(self.forget(&mut shared).await?)
     }
 
     /// A round went well: the next trouble is told again.
@@ -199,7 +206,7 @@ impl QueueDoor {
     }
 
     async fn take(
-        &self,
+        &mut self,
         connection: &mut MultiplexedConnection,
         most: usize,
     ) -> Result<Vec<Noted>, RedisError> {
@@ -209,28 +216,31 @@ impl QueueDoor {
             call.key(list.name());
         }
         call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
-        for _ in 0..most {
-            call.arg(uuid::Uuid::now_v7().to_string());
-        }
+        call.arg(most).arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
         let taken: Vec<(String, Vec<u8>)> = call.invoke_async(connection).await?;
+        self.written_down.clear();
         Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
     }
 
     /// Writes down what was noted earlier, oldest first.
-    async fn accept_noted(&self, connection: &mut MultiplexedConnection) -> Result<(), DoorError> {
+    async fn accept_noted(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), DoorError> {
         let noted: std::collections::BTreeMap<String, Vec<u8>> =
             redis::cmd("HGETALL").arg(self.accepting()).query_async(connection).await?;
         let noted: Vec<Noted> =
             noted.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect();
         for batch in noted.chunks(BATCH) {
             self.accept(connection, batch.to_vec()).await?;
+            self.forget(connection).await?;
         }
         Ok(())
     }
 
-    /// Writes a batch down, then forgets its notes.
+    /// Writes a batch down. Its notes are forgotten along with the next take, or a little later.
     async fn accept(
-        &self,
+        &mut self,
         connection: &mut MultiplexedConnection,
         noted: Vec<Noted>,
     ) -> Result<(), DoorError> {
@@ -239,14 +249,21 @@ impl QueueDoor {
         }
         let arrivals = self.arrivals(connection, &noted).await?;
         let accepted = self.ledger.accept(arrivals.clone()).await?;
-        // Before the notes are forgotten: should that fail, this is not known to be new again.
         intake::tell(&arrivals, &accepted);
-        let mut forget = redis::cmd("HDEL");
-        forget.arg(self.accepting());
-        for note in &noted {
-            forget.arg(&note.receipt);
+        self.written_down.extend(noted.into_iter().map(|note| note.receipt));
+        Ok(())
+    }
+
+    /// Forgets the notes of what has been written down. One that stays is recognised by its receipt.
+    async fn forget(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        if self.written_down.is_empty() {
+            return Ok(());
         }
-        Ok(forget.query_async(connection).await?)
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(self.accepting()).arg(&self.written_down);
+        forget.query_async::<()>(connection).await?;
+        self.written_down.clear();
+        Ok(())
     }
 
     async fn arrivals(

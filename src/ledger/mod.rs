@@ -393,19 +393,15 @@ impl Ledger {
         self.shared.unmet.load(Ordering::Relaxed)
     }
 
-    /// The oldest messages for Redis, at most `limit`.
-    pub async fn outbox(&self, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
-        self.ask(|reply| Verb::Outbox(limit, reply)).await
+    /// The oldest messages for Redis after the one with this `seq`, at most `limit`. Redis has
+    /// acknowledged those up to it: they are forgotten along with the next commit.
+    pub async fn outbox(&self, after: i64, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
+        self.ask(|reply| Verb::Outbox(after, limit, reply)).await
     }
 
     /// Resolves when the outbox may have gained entries since the last call.
     pub async fn outbox_filled(&self) {
         self.shared.outbox_filled.notified().await;
-    }
-
-    /// Forgets messages that Redis has acknowledged. Goes along with the next commit.
-    pub fn delivered(&self, entries: Vec<i64>) {
-        self.tell(Verb::Delivered(entries));
     }
 
     /// All that is remembered of schedules.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
@@ -30,6 +31,8 @@ impl Store {
         let mut conn = Connection::open(&options.path)?;
         conn.busy_timeout(BUSY)?;
         conn.set_prepared_statement_cache_capacity(128);
+        // Plans do not depend on bound values: otherwise statements are prepared anew for each.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
              PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;",
@@ -54,6 +57,22 @@ impl Store {
         let sql = "SELECT min(run_at) FROM jobs WHERE status = 'QUEUED' AND ready = 0";
         let due: Option<String> = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
         Ok(due.as_deref().and_then(clock::parse))
+    }
+
+    /// The oldest messages. A read: it needs no transaction of its own.
+    pub(super) fn outbox(&self, after: i64, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
+        let sql = "SELECT seq, kind, subject, body FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let entries = statement.query_map(params![after, limit], |row| {
+            let kind: String = row.get(1)?;
+            Ok(OutboxEntry {
+                seq: row.get(0)?,
+                kind: OutboxKind::from_word(&kind).unwrap_or(OutboxKind::Job),
+                subject: row.get(2)?,
+                body: row.get(3)?,
+            })
+        })?;
+        Ok(entries.collect::<Result<_, _>>()?)
     }
 
     /// Begins a transaction.
@@ -191,27 +210,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// The oldest messages.
-    pub(super) fn outbox(&mut self, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
-        let sql = "SELECT seq, kind, subject, body FROM outbox ORDER BY seq LIMIT ?";
-        let mut statement = self.conn.prepare_cached(sql)?;
-        let entries = statement.query_map([limit], |row| {
-            let kind: String = row.get(1)?;
-            Ok(OutboxEntry {
-                seq: row.get(0)?,
-                kind: OutboxKind::from_word(&kind).unwrap_or(OutboxKind::Job),
-                subject: row.get(2)?,
-                body: row.get(3)?,
-            })
-        })?;
-        Ok(entries.collect::<Result<_, _>>()?)
-    }
-
-    pub(super) fn delivered(&mut self, entries: &[i64]) -> Result<(), LedgerError> {
-        let mut statement = self.conn.prepare_cached("DELETE FROM outbox WHERE seq = ?")?;
-        for seq in entries {
-            statement.execute([seq])?;
-        }
+    pub(super) fn forget_up_to(&mut self, seq: i64) -> Result<(), LedgerError> {
+        self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::job::{Claim, JobId};
 const BATCH: usize = 256;
 /// How long a note that people may look for waits for a commit to go along with.
 const SOON: Duration = Duration::from_millis(20);
-/// How long a verb that nobody looks for may wait.
+/// How long what Redis has acknowledged waits to be forgotten.
 const LAZY: Duration = Duration::from_millis(250);
 /// Looks for due jobs at least so often, whatever the clock does.
 const LOOK: Duration = Duration::from_secs(5);
@@ -51,8 +51,7 @@ pub(super) enum Verb {
     Retry(JobId, Reply<Retried>),
     RetryFailed(Reply<u64>),
     Probe(Reply<()>),
-    Outbox(u32, Reply<Vec<OutboxEntry>>),
-    Delivered(Vec<i64>),
+    Outbox(i64, u32, Reply<Vec<OutboxEntry>>),
     Prune(Timestamp, u32, Reply<u64>),
     Clock(Reply<Vec<ClockRow>>),
     NoteClock(ClockRow, Reply<()>),
@@ -66,7 +65,6 @@ impl Verb {
     fn patience(&self) -> Option<Duration> {
         match self {
             Self::Started { .. } => Some(SOON),
-            Self::Delivered(_) => Some(LAZY),
             _ => None,
         }
     }
@@ -82,6 +80,9 @@ pub(super) struct Writer {
     claims: tokio_mpsc::UnboundedSender<Claim>,
     shared: Arc<Shared>,
     demand: u32,
+    /// The last message that Redis has acknowledged, and the last that is forgotten.
+    acknowledged: i64,
+    forgotten: i64,
     pending: Vec<Verb>,
     closing: Vec<Reply<()>>,
     lock: Lock,
@@ -101,6 +102,8 @@ impl Writer {
             claims,
             shared,
             demand: 0,
+            acknowledged: 0,
+            forgotten: 0,
             pending: Vec::new(),
             closing: Vec::new(),
             lock,
@@ -134,6 +137,13 @@ impl Writer {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
+                // A read, which costs no commit and keeps nobody waiting for company.
+                Ok(Verb::Outbox(after, limit, reply)) => {
+                    self.read_outbox(after, limit, reply);
+                    if self.acknowledged > self.forgotten {
+                        until = until.min(Instant::now() + LAZY);
+                    }
+                }
                 Ok(verb) => {
                     let patience = verb.patience();
                     self.pending.push(verb);
@@ -148,6 +158,7 @@ impl Writer {
         }
         while self.pending.len() < BATCH {
             match self.inbox.try_recv() {
+                Ok(Verb::Outbox(after, limit, reply)) => self.read_outbox(after, limit, reply),
                 Ok(verb) => self.pending.push(verb),
                 Err(_) => break,
             }
@@ -155,12 +166,19 @@ impl Writer {
         true
     }
 
+    fn read_outbox(&mut self, after: i64, limit: u32, reply: Reply<Vec<OutboxEntry>>) {
+        self.acknowledged = self.acknowledged.max(after);
+        // Whoever asked may have gone.
+        let _ = reply.send(self.store.outbox(after, limit));
+    }
+
     /// One transaction for all that is pending and for the claims it makes possible.
     fn commit(&mut self) -> bool {
         let verbs = std::mem::take(&mut self.pending);
-        if verbs.is_empty() && self.demand == 0 {
+        if verbs.is_empty() && self.demand == 0 && self.acknowledged <= self.forgotten {
             return true;
         }
+        let acknowledged = self.acknowledged;
         let mut answers: Vec<Answer> = Vec::with_capacity(verbs.len());
         // Demand that comes with the record of an ending counts only if that is recorded.
         let mut carried = 0;
@@ -173,6 +191,10 @@ impl Writer {
         }
         let (outcome, claims, batch) = match self.store.begin(clock::now()) {
             Ok(mut batch) => {
+                if acknowledged > self.forgotten {
+                    // Undone, they are sent again: each message can be told twice.
+                    let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged));
+                }
                 for verb in verbs {
                     act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
                 }
@@ -193,20 +215,19 @@ impl Writer {
         let committed = outcome.is_ok();
         self.shared.healthy.store(committed, Ordering::Relaxed);
         if let (Ok(()), Some(effects)) = (&outcome, batch) {
-            {
-                let waiting = self.shared.waiting.load(Ordering::Relaxed);
-                let waiting = waiting.saturating_add_signed(effects.waiting);
-                self.shared.waiting.store(waiting, Ordering::Relaxed);
-                let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
-                self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
-                self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
-                if effects.told {
-                    self.shared.outbox_filled.notify_one();
-                }
-                for claim in claims {
-                    // Without a dispatcher (a command at work on the ledger) there is no demand.
-                    let _ = self.claims.send(claim);
-                }
+            let waiting = self.shared.waiting.load(Ordering::Relaxed);
+            let waiting = waiting.saturating_add_signed(effects.waiting);
+            self.forgotten = acknowledged;
+            self.shared.waiting.store(waiting, Ordering::Relaxed);
+            let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+            self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
+            self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
+            if effects.told {
+                self.shared.outbox_filled.notify_one();
+            }
+            for claim in claims {
+                // Without a dispatcher (a command at work on the ledger) there is no demand.
+                let _ = self.claims.send(claim);
             }
         }
         for answer in answers {
@@ -241,7 +262,8 @@ fn act(
             let done = batch.guarded(|batch| batch.accept(&arrivals));
             answers.push(answer(reply, done));
         }
-        Verb::Demand(_) => {}
+        // Looked after before the transaction begins.
+        Verb::Demand(_) | Verb::Outbox(..) => {}
         Verb::Withdraw(reply) => answers.push(answer(reply, Ok(()))),
         Verb::Started { id, attempt, pid } => {
             // A courtesy to readers: the record of the end has the pid as well.
@@ -277,14 +299,6 @@ fn act(
         Verb::Probe(reply) => {
             let done = batch.guarded(|batch| batch.probe());
             answers.push(answer(reply, done));
-        }
-        Verb::Outbox(limit, reply) => {
-            let done = batch.guarded(|batch| batch.outbox(limit));
-            answers.push(answer(reply, done));
-        }
-        Verb::Delivered(entries) => {
-            // Undone, they are sent again: each message can be told twice.
-            let _ = batch.guarded(|batch| batch.delivered(&entries));
         }
         Verb::Prune(before, limit, reply) => {
             let done = batch.guarded(|batch| batch.prune(before, limit));
@@ -333,11 +347,10 @@ fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
         Verb::RetryFailed(reply) | Verb::Prune(_, _, reply) => {
             answers.push(answer(reply, Err(LedgerError::Closed)));
         }
-        Verb::Outbox(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
         Verb::Clock(reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
         Verb::LimitPages(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
-        Verb::Demand(_) | Verb::Started { .. } | Verb::Delivered(_) => {}
+        Verb::Demand(_) | Verb::Outbox(..) | Verb::Started { .. } => {}
     }
 }

@@ -6,6 +6,7 @@ mod progress;
 mod runs;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -33,17 +34,21 @@ type Fields = serde_json::Map<String, Json>;
 /// Sends the outbox.
 #[derive(Debug)]
 pub struct Publisher {
-    /// Redis.
-    pub link: Arc<Link>,
-    /// Where the outbox is.
-    pub ledger: Ledger,
-    /// For the gauge.
-    pub health: Arc<Health>,
+    link: Arc<Link>,
+    ledger: Ledger,
+    health: Arc<Health>,
     /// How long a job's hash stays after its end.
-    pub status_ttl: Duration,
+    status_ttl: Duration,
+    /// The last message that Redis has acknowledged; told to the ledger with the next question.
+    sent: AtomicI64,
 }
 
 impl Publisher {
+    /// One that has sent nothing.
+    pub fn new(link: Arc<Link>, ledger: Ledger, health: Arc<Health>, status_ttl: Duration) -> Self {
+        Self { link, ledger, health, status_ttl, sent: AtomicI64::new(0) }
+    }
+
     /// Sends for ever.
     pub async fn run(&self) {
         loop {
@@ -59,7 +64,8 @@ impl Publisher {
     /// Sends what is there; `false`: Redis or the ledger refused, try again later.
     pub async fn send_all(&self) -> bool {
         loop {
-            let Ok(entries) = self.ledger.outbox(BATCH).await else { return false };
+            let after = self.sent.load(Ordering::Relaxed);
+            let Ok(entries) = self.ledger.outbox(after, BATCH).await else { return false };
             self.health.metrics().set_outbox(entries.len());
             if entries.is_empty() {
                 return true;
@@ -72,7 +78,9 @@ impl Publisher {
                     self.link.failed(&error).await;
                     return false;
                 }
-                self.ledger.delivered(part.iter().map(|entry| entry.seq).collect());
+                if let Some(last) = part.last() {
+                    self.sent.store(last.seq, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -48,8 +48,31 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// Reads a file of `/proc` in as few calls as it takes: it has no size, and the library would ask
+/// for it and then begin with 32 bytes.
+pub(super) fn slurp(path: impl AsRef<std::path::Path>) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mut text = vec![0; 4096];
+    let mut filled = 0;
+    loop {
+        match io::Read::read(&mut file, &mut text[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
+        // These files answer by the page: less than half of one is the end.
+        if filled < 2048 {
+            break;
+        }
+        if filled == text.len() {
+            text.resize(text.len() * 2, 0);
+        }
+    }
+    text.truncate(filled);
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 pub(super) fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
+    parse_stat(&slurp(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Anonymous and shared memory of a process, and the peak of its resident set, in bytes.
@@ -79,14 +102,12 @@ fn parse_memory(text: &str) -> Memory {
 }
 
 pub(super) fn memory(pid: i32) -> Memory {
-    fs::read_to_string(format!("/proc/{pid}/status"))
-        .map(|text| parse_memory(&text))
-        .unwrap_or_default()
+    slurp(format!("/proc/{pid}/status")).map(|text| parse_memory(&text)).unwrap_or_default()
 }
 
 /// Whether a process still has a handler for this signal.
 pub(super) fn handles(pid: i32, signal: i32) -> bool {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let Ok(text) = slurp(format!("/proc/{pid}/status")) else { return false };
     let mask = text
         .lines()
         .find_map(|line| line.strip_prefix("SigCgt:"))
@@ -101,7 +122,7 @@ pub(super) fn children(pid: i32) -> Vec<i32> {
     let mut found = Vec::new();
     let mut told = false;
     for thread in threads.flatten() {
-        let Ok(text) = fs::read_to_string(thread.path().join("children")) else { continue };
+        let Ok(text) = slurp(thread.path().join("children")) else { continue };
         told = true;
         found.extend(text.split_ascii_whitespace().filter_map(|word| word.parse::<i32>().ok()));
     }
@@ -257,7 +278,7 @@ fn is_zombie(pid: i32) -> bool {
 
 /// `no_new_privs`, as `/proc` tells it of zombies, too.
 fn bears_mark(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|text| {
+    slurp(format!("/proc/{pid}/status")).is_ok_and(|text| {
         text.lines().any(|line| line.strip_prefix("NoNewPrivs:").is_some_and(|v| v.trim() == "1"))
     })
 }

@@ -150,7 +150,7 @@ pub(super) fn stand_behind(pid: i32, limits: &Limits, baseline: &Baseline) {
 
 /// CPU time a process has used, finer than ticks.
 pub(super) fn cpu_of(pid: i32) -> Duration {
-    std::fs::read_to_string(format!("/proc/{pid}/schedstat"))
+    tree::slurp(format!("/proc/{pid}/schedstat"))
         .ok()
         .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
         .map_or(Duration::ZERO, Duration::from_nanos)

@@ -1,16 +1,21 @@
 -- Takes from the far end of the lists, in their order, into the hash of what is being accepted:
 -- adds first, removes last, never parses.
--- KEYS: the hash, then the lists. ARGV: most bytes, bytes kept of one payload, then receipts.
+-- KEYS: the hash, then the lists. ARGV: most bytes, bytes kept of one payload, most elements, a prefix
+-- that makes each receipt with its number, then receipts that are written down and can be forgotten.
 -- Answers receipt, value, receipt, value, …; a value is the list's number (one digit) and the payload.
+if #ARGV > 4 then
+  redis.call('HDEL', KEYS[1], unpack(ARGV, 5))
+end
 local taken, bytes = {}, 0
 local most, cut = tonumber(ARGV[1]), tonumber(ARGV[2])
-for i = 3, #ARGV do
+for i = 1, tonumber(ARGV[3]) do
+  local receipt = string.format('%s-%03d', ARGV[4], i)
   local value
   for k = 2, #KEYS do
     local payload = redis.call('LINDEX', KEYS[k], -1)
     if payload then
       value = (k - 1) .. string.sub(payload, 1, cut)
-      redis.call('HSET', KEYS[1], ARGV[i], value)
+      redis.call('HSET', KEYS[1], receipt, value)
       redis.call('RPOP', KEYS[k])
       break
     end
@@ -18,7 +23,7 @@ for i = 3, #ARGV do
   if not value then
     break
   end
-  taken[#taken + 1] = ARGV[i]
+  taken[#taken + 1] = receipt
   taken[#taken + 1] = value
   bytes = bytes + #value
   if bytes >= most then
