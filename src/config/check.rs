@@ -29,25 +29,8 @@ pub(super) fn check(sources: Sources, environment: &Environment) -> Result<Loade
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let redis = redis(&mut r);
     let ledger_path = here.join(ledger(&mut r));
-    let host = host_name();
-    let executor_id =
-        r.read("executor.id", host, "1 to 100 printable ASCII characters without spaces", |v| {
-            values::text(v).filter(|id| is_id(id))
-        });
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let concurrency = r.read("executor.concurrency", cpus, "a whole number from 1 to 1024", |v| {
-        values::whole(v, 1, 1024)
-    });
-    let shutdown_grace = r.read("executor.shutdown_grace", 8 * SECOND, DURATION, values::positive);
-    let on_shutdown = word(
-        &mut r,
-        "executor.on_shutdown",
-        &[("requeue", OnShutdown::Requeue), ("fail", OnShutdown::Fail)],
-    );
-    let heartbeat_interval =
-        r.read("executor.heartbeat_interval", 5 * SECOND, "a duration of at least 100ms", |v| {
-            values::duration(v).filter(|interval| *interval >= SECOND / 10)
-        });
+    let (executor_id, concurrency) = identity(&mut r);
+    let (shutdown_grace, on_shutdown, heartbeat_interval) = life(&mut r);
     let http_addr = http_addr(&mut r);
     let job_queue = r.read("queue.name", "executor:jobs".to_owned(), "a text", values::text);
     let status_ttl = r.read("queue.status_ttl", 3600 * SECOND, DURATION, values::positive);
@@ -56,17 +39,7 @@ pub(super) fn check(sources: Sources, environment: &Environment) -> Result<Loade
     let kill_grace =
         r.read("timeouts.kill_grace", 2 * SECOND, "a duration, 0 for none", values::duration);
     let retry = retry(&mut r);
-    let result_max_bytes =
-        r.read("result.max_bytes", 10_240, "a whole number of bytes from 64 to 524288", |v| {
-            values::whole(v, 64, 524_288)
-        });
-    let log_tail_bytes =
-        r.read("log.tail_bytes", 65_536, "a whole number of bytes up to 16777216", |v| {
-            values::whole(v, 0, 16 * MEGABYTE)
-        });
-    let keep_days = r.read("db.keep_days", 30, "a whole number of days, 0 for all", |v| {
-        values::whole(v, 0, 36_500)
-    });
+    let (result_max_bytes, log_tail_bytes, ledger_keep) = kept(&mut r);
     let (log_format, log_level) = log(&mut r);
     let limits = limits(&mut r);
     let timezone = timezone(&mut r);
@@ -80,7 +53,7 @@ pub(super) fn check(sources: Sources, environment: &Environment) -> Result<Loade
         redis,
         ledger_path,
         executor_id,
-        concurrency: usize::try_from(concurrency).unwrap_or(1),
+        concurrency,
         shutdown_grace,
         on_shutdown,
         heartbeat_interval,
@@ -91,9 +64,9 @@ pub(super) fn check(sources: Sources, environment: &Environment) -> Result<Loade
         tool_timeout,
         kill_grace,
         retry,
-        result_max_bytes: usize::try_from(result_max_bytes).unwrap_or(usize::MAX),
-        log_tail_bytes: usize::try_from(log_tail_bytes).unwrap_or(usize::MAX),
-        ledger_keep: (keep_days > 0).then(|| Duration::from_secs(keep_days * 86_400)),
+        result_max_bytes,
+        log_tail_bytes,
+        ledger_keep,
         log_format,
         log_level,
         limits,
@@ -125,6 +98,53 @@ pub(super) fn check(sources: Sources, environment: &Environment) -> Result<Loade
         schedules: schedules(&mut r),
     };
     r.finish().map(|report| Loaded { settings, report })
+}
+
+/// Our name, and how many attempts run at one time.
+fn identity(r: &mut Reading) -> (String, usize) {
+    let host = host_name();
+    let executor_id =
+        r.read("executor.id", host, "1 to 100 printable ASCII characters without spaces", |v| {
+            values::text(v).filter(|id| is_id(id))
+        });
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let concurrency = r.read("executor.concurrency", cpus, "a whole number from 1 to 1024", |v| {
+        values::whole(v, 1, 1024)
+    });
+    (executor_id, usize::try_from(concurrency).unwrap_or(1))
+}
+
+/// How we end, and how often we show that we live.
+fn life(r: &mut Reading) -> (Duration, OnShutdown, Duration) {
+    let shutdown_grace = r.read("executor.shutdown_grace", 8 * SECOND, DURATION, values::positive);
+    let on_shutdown = word(
+        r,
+        "executor.on_shutdown",
+        &[("requeue", OnShutdown::Requeue), ("fail", OnShutdown::Fail)],
+    );
+    let heartbeat_interval =
+        r.read("executor.heartbeat_interval", 5 * SECOND, "a duration of at least 100ms", |v| {
+            values::duration(v).filter(|interval| *interval >= SECOND / 10)
+        });
+    (shutdown_grace, on_shutdown, heartbeat_interval)
+}
+
+/// How much is kept: of a result, of the output, and for how long.
+fn kept(r: &mut Reading) -> (usize, usize, Option<Duration>) {
+    let result_max_bytes =
+        r.read("result.max_bytes", 10_240, "a whole number of bytes from 64 to 524288", |v| {
+            values::whole(v, 64, 524_288)
+        });
+    let log_tail_bytes =
+        r.read("log.tail_bytes", 65_536, "a whole number of bytes up to 16777216", |v| {
+            values::whole(v, 0, 16 * MEGABYTE)
+        });
+    let keep_days = r.read("db.keep_days", 30, "a whole number of days, 0 for all", |v| {
+        values::whole(v, 0, 36_500)
+    });
+    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let keep = (keep_days > 0).then(|| Duration::from_secs(keep_days * 86_400));
+    (bytes(result_max_bytes), bytes(log_tail_bytes), keep)
 }
 
 /// A word of a closed set; the first one is the default.

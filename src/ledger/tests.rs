@@ -8,8 +8,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::clock;
-use crate::job::{RetryOn, Target, TaskType};
-use crate::outcome::{Cause, Exit, Failure, Outcome, Success, Usage};
+use crate::job::{
+    Claim, JobId, NewJob, Refusal, RetryOn, Source, StartMethod, Status, Target, TaskType,
+};
+use crate::outcome::{Cause, Exit, Failure, Outcome, Report, Success, Usage};
+use crate::policy::Disposition;
 
 struct Bench {
     dir: tempfile::TempDir,

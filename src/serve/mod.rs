@@ -2,7 +2,9 @@
 //!
 //! Must not decide anything about jobs.
 
-use std::path::{Path, PathBuf};
+mod options;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +27,15 @@ use crate::health::{Facts, Health, RedisUse};
 use crate::heartbeat::{Beat, Heart, Identity, IdentityTaken};
 use crate::http::{self, HttpError, Sources};
 use crate::job::Claim;
-use crate::ledger::{self, Ledger, OpenError, Outbox};
+use crate::ledger::{Ledger, OpenError};
 use crate::link::{Link, LinkError};
 use crate::log::{Log, LogError, LogOptions, Tap};
 use crate::notify::Notifier;
 use crate::publish::{Progress, Publisher};
 use crate::signals::{self, Signal};
-use crate::slots::{self, Slots, SlotsError};
+use crate::slots::{Slots, SlotsError};
+pub use options::options_in;
+use options::{eligible, ledger_options, slot_options};
 
 /// How often old jobs are removed, and how many in one step.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -394,53 +398,4 @@ impl Daemon {
         self.ledger.close().await;
         tracing::info!(event = "stopped", "drained");
     }
-}
-
-/// The states in which experiments start by themselves: those of the mode, narrowed if so set.
-fn eligible(settings: &Settings, of_mode: &[&str]) -> Vec<String> {
-    let allowed = |state: &&str| {
-        settings.eligible_states.as_ref().is_none_or(|states| states.iter().any(|s| s == state))
-    };
-    of_mode.iter().filter(|state| allowed(state)).map(|state| (*state).to_owned()).collect()
-}
-
-fn ledger_options(settings: &Settings) -> ledger::Options {
-    ledger::Options {
-        path: settings.ledger_path.clone(),
-        executor_id: settings.executor_id.clone(),
-        start_method: settings.python.start_method,
-        outbox: if settings.redis.is_some() { Outbox::Kept } else { Outbox::Off },
-    }
-}
-
-/// How slots are set up for these settings, with their private directory beside the ledger.
-fn slot_options(settings: &Settings) -> Result<slots::Options, ServeError> {
-    let launcher = std::env::current_exe()
-        .map_err(|source| ServeError::System { what: "our own program cannot be found", source })?;
-    Ok(options_in(settings, launcher, beside(settings, ".run")))
-}
-
-/// How slots are set up for these settings.
-pub fn options_in(settings: &Settings, launcher: PathBuf, runtime_dir: PathBuf) -> slots::Options {
-    slots::Options {
-        launcher,
-        slots: settings.concurrency,
-        interpreter: settings.python.interpreter.clone(),
-        start_method: settings.python.start_method,
-        environment: settings.python.run_environment.clone(),
-        allowed_modules: settings.python.allowed_modules.clone(),
-        tasks_path: settings.python.tasks_path.clone(),
-        tools_path: settings.python.tools_path.clone(),
-        runtime_dir,
-        limits: settings.limits,
-        kill_grace: settings.kill_grace,
-        result_max_bytes: settings.result_max_bytes,
-        log_tail_bytes: settings.log_tail_bytes,
-    }
-}
-
-fn beside(settings: &Settings, suffix: &str) -> PathBuf {
-    let mut name = settings.ledger_path.clone().into_os_string();
-    name.push(suffix);
-    name.into()
 }
