@@ -108,7 +108,7 @@ fn metrics_arrive_in_order_while_the_tool_runs() {
     tool(
         &executor,
         "slow",
-        "import time\nfrom executor_shim import emit, progress\n\ndef slow(n=3):\n    emit('begun', n=n)\n    for i in range(n):\n        yield i\n        progress(i + 1, n)\n        time.sleep(0.5)\n",
+        "import time\nfrom executor_shim import emit, progress\n\ndef slow(n=3):\n    emit('begun', n=n)\n    for i in range(n):\n        emit('item', at=time.time())\n        yield i\n        progress(i + 1, n)\n        time.sleep(0.5)\n",
     );
     let document = r#"{ "name": "keep me", "state": "ready", "execution": {"tool": "slow", "params": {"n": 3}}, "empty": [] }"#;
     redis.run::<()>(&["SET", "experiments:a:b", document]);
@@ -130,9 +130,12 @@ fn metrics_arrive_in_order_while_the_tool_runs() {
         let gap = pair[1].0.duration_since(pair[0].0);
         assert!(gap > Duration::from_millis(400), "items come while the tool runs: {gap:?}");
     }
-    for (at, _, body) in &items {
-        let told = body["timestamp"].as_f64().unwrap();
-        assert!(told > 1.0e9 && at.elapsed() < PATIENCE);
+    let now = (Instant::now(), std::time::SystemTime::now());
+    for (came, _, body) in found.iter().filter(|(_, _, body)| body["event"] == "item") {
+        let wall = now.1 - now.0.duration_since(*came);
+        let wall = wall.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let late = wall - body["at"].as_f64().unwrap();
+        assert!(late < 0.1, "an item shows within 100 ms: {late} s");
     }
     let result = &found.last().unwrap().2;
     assert_eq!(result["type"], "experiment_completed");
@@ -432,4 +435,109 @@ fn a_dead_executors_experiment_is_set_back() {
     second.serve();
     eventually("the state before", || (state(&redis, "e") == "ready").then_some(()));
     second.line("rescue", |line| line["event"] == "run_rescued");
+}
+
+/// The due times that an executor fired for an experiment.
+fn fired(executor: &Executor, id: &str) -> Vec<jiff::Timestamp> {
+    executor
+        .lines()
+        .iter()
+        .filter(|line| line["event"] == "schedule_fired" && line["experiment_id"] == id)
+        .map(|line| line["due"].as_str().unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_killed_leader_costs_ten_seconds_at_most_and_fires_nothing_twice() {
+    let redis = RedisServer::start();
+    let settings = [("SCHEDULE_MODE", "cron"), ("HEARTBEAT_INTERVAL", "1s")];
+    redis.run::<i64>(&["HSET", "experiments:e", "tool", "test_tool", "state", "ready"]);
+    redis.run::<()>(&["SET", "schedules:e", "* * * * * *"]);
+    let mut executors: Vec<Executor> = (0..3)
+        .map(|n| {
+            let mut executor = executor(&redis, &settings);
+            executor.set("EXECUTOR_ID", &format!("node{n}"));
+            executor.serve();
+            executor
+        })
+        .collect();
+    let leader = eventually("a leader that has fired five times", || {
+        executors.iter().position(|executor| fired(executor, "e").len() >= 5)
+    });
+    let mut killed = executors.remove(leader);
+    killed.kill();
+    let last = *fired(&killed, "e").last().unwrap();
+    let next = eventually("another to fire ten times", || {
+        executors.iter().map(|executor| fired(executor, "e")).find(|times| times.len() >= 10)
+    });
+    let late = next[0].duration_since(last).as_secs_f64();
+    assert!(late <= 11.0, "the times that nobody led for fire once together: {late} s");
+    for pair in next[1..].windows(2) {
+        assert_eq!(pair[1].duration_since(pair[0]).as_secs(), 1, "none is missing after that");
+    }
+    let all: Vec<_> = fired(&killed, "e").into_iter().chain(next).collect();
+    let distinct: BTreeSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "none fires twice");
+    let led = |executor: &Executor| executor.lines().iter().any(|l| l["event"] == "catching_up");
+    assert!(executors.iter().any(led));
+}
+
+#[test]
+fn nonsense_in_redis_costs_log_lines_and_nothing_else() {
+    let redis = RedisServer::start();
+    let mut seed = 0x9e37_79b9_u64;
+    let mut random = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed >> 33
+    };
+    let mut pipeline = redis::pipe();
+    for n in 0..300 {
+        let junk: Vec<u8> = (0..random() % 60).map(|_| (random() % 256) as u8).collect();
+        let (experiment, schedule) = (format!("experiments:j{n}"), format!("schedules:j{n}"));
+        match random() % 4 {
+            0 => pipeline.set(&experiment, &junk).ignore(),
+            1 => pipeline
+                .hset(&experiment, "tool", &junk)
+                .hset(&experiment, "state", "ready")
+                .ignore(),
+            2 => pipeline
+                .hset(&experiment, "execution", &junk)
+                .hset(&experiment, "state", "run")
+                .ignore(),
+            _ => pipeline.rpush(&experiment, &junk).ignore(),
+        };
+        match random() % 3 {
+            0 => pipeline.set(&schedule, &junk).ignore(),
+            1 => pipeline.set(&schedule, format!("* * * * * {}", random() % 99)).ignore(),
+            _ => pipeline.sadd(&schedule, &junk).ignore(),
+        };
+    }
+    pipeline.query::<()>(&mut redis.connect()).unwrap();
+    redis.run::<i64>(&["HSET", "experiments:good", "tool", "test_tool", "state", "ready"]);
+    redis.run::<()>(&["SET", "schedules:good", "* * * * * *"]);
+    let mut executor = executor(&redis, &[("SCHEDULE_MODE", "cron")]);
+    executor.serve();
+    leads(&executor);
+    let mut pipeline = redis::pipe();
+    for n in 0..100 {
+        let junk: Vec<u8> = (0..random() % 60).map(|_| (random() % 256) as u8).collect();
+        pipeline
+            .publish("fullsend:execute_now", &junk)
+            .publish("fullsend:schedules", &junk)
+            .ignore();
+        pipeline
+            .publish("fullsend:execute_now", json!({"experiment_id": format!("j{n}")}).to_string())
+            .ignore();
+    }
+    pipeline.query::<()>(&mut redis.connect()).unwrap();
+    executor.line("a bad schedule", |line| line["event"] == "bad_schedule");
+    let good = "SELECT * FROM jobs WHERE experiment_id = 'good' AND status = 'COMPLETED'";
+    eventually("the good one to run on", || (executor.rows(good).len() >= 5).then_some(()));
+    eventually("all triggers to end", || {
+        let open =
+            executor.rows("SELECT id FROM jobs WHERE source = 'trigger' AND finished_at IS NULL");
+        let all = executor.rows("SELECT id FROM jobs WHERE source = 'trigger'");
+        (open.is_empty() && all.len() >= 200).then_some(())
+    });
+    assert_eq!(executor.terminate(), Some(0));
 }
