@@ -7,6 +7,7 @@
 
 mod layer;
 mod line;
+mod live;
 mod sink;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc as tokio_mpsc};
 
 use super::OutputLine;
 use super::line::{Event, Look};
+use super::live::Live;
 use crate::clock;
 use crate::job::JobId;
 
@@ -39,8 +40,7 @@ pub(super) struct Shared {
     pub(super) stuck: AtomicBool,
     dropped: AtomicU64,
     pub(super) dropped_ever: AtomicU64,
-    followers: Mutex<Vec<(JobId, tokio_mpsc::Sender<OutputLine>)>>,
-    followed: AtomicBool,
+    live: Mutex<Live>,
 }
 
 impl Shared {
@@ -53,8 +53,7 @@ impl Shared {
             stuck: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             dropped_ever: AtomicU64::new(0),
-            followers: Mutex::new(Vec::new()),
-            followed: AtomicBool::new(false),
+            live: Mutex::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -92,25 +91,13 @@ impl Shared {
         self.dropped_ever.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The lines of a job's latest attempts that are still known, and those to come.
     pub(super) fn add_follower(&self, job: JobId, sender: tokio_mpsc::Sender<OutputLine>) {
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        followers.push((job, sender));
-        self.followed.store(true, Ordering::Relaxed);
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).add_follower(job, sender);
     }
 
     pub(super) fn tell_followers(&self, line: &OutputLine) {
-        if !self.followed.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        followers.retain(|(job, sender)| {
-            if *job == line.origin.job_id {
-                // A follower that lags misses lines; the run does not wait for it.
-                let _ = sender.try_send(line.clone());
-            }
-            !sender.is_closed()
-        });
-        self.followed.store(!followers.is_empty(), Ordering::Relaxed);
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).take(line);
     }
 }
 

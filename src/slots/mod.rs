@@ -7,6 +7,7 @@ mod ending;
 mod interpreter;
 mod keeper;
 mod output;
+mod past;
 mod shim;
 mod slot;
 mod spawn;
@@ -311,6 +312,7 @@ impl Setup {
             .recursive(true)
             .mode(0o700)
             .create(dir)
+            .and_then(|()| past::wait(dir))
             .and_then(|()| tmpdir::reset(dir))
             .map_err(system("prepare the runtime directory"))?;
         let shim = shim::write(dir).map_err(system("write the shim"))?;

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 
 use super::output::read_ready;
-use super::{Setup, spawn, tree};
+use super::{Setup, past, spawn, tree};
 
 /// How long a slot may take to answer before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -100,6 +100,7 @@ impl Slot {
             .envs(&setup.options.environment);
         let born = spawn::slot(command)?;
         let pid = spawn::pid_of(&born.child);
+        past::remember(&setup.options.runtime_dir, pid)?;
         let pidfd = pidfd_open(Pid::from_child(&born.child), PidfdFlags::NONBLOCK)?;
         let mut log = tokio::net::unix::pipe::Receiver::from_owned_fd(born.log)?;
         tokio::spawn(async move {

@@ -21,4 +21,5 @@ mod python;
 mod queue;
 mod shutdown;
 mod slots;
+mod steering;
 mod support;

@@ -1,0 +1,96 @@
+//! The slots of a past life over the same runtime directory: nothing new runs before they are gone.
+//!
+//! A slot whose executor died ends its run's tree and then itself (its lifeline). Until then an old
+//! attempt could still be at work while the same job is started again.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::tree;
+
+/// How long they may take to end by themselves.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+fn list(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("slots")
+}
+
+/// Remembers a slot by its pid and the time of its start, which name it for good.
+pub(super) fn remember(runtime_dir: &Path, pid: i32) -> io::Result<()> {
+    let start = tree::stat(pid).map_or(0, |stat| stat.start);
+    let mut file = OpenOptions::new().create(true).append(true).open(list(runtime_dir))?;
+    writeln!(file, "{pid} {start}")
+}
+
+/// Waits until every slot remembered is gone, and forgets them. One that does not end is killed.
+pub(super) fn wait(runtime_dir: &Path) -> io::Result<()> {
+    let path = list(runtime_dir);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let until = Instant::now() + PATIENCE;
+    for (pid, start) in text.lines().filter_map(read_line) {
+        while is_alive(pid, start) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+        if is_alive(pid, start) {
+            tracing::warn!(event = "old_slot_killed", pid, "a slot of a past life did not end");
+            kill(pid, start);
+        }
+    }
+    fs::remove_file(path)
+}
+
+fn read_line(line: &str) -> Option<(i32, u64)> {
+    let (pid, start) = line.split_once(' ')?;
+    Some((pid.parse().ok()?, start.parse().ok()?))
+}
+
+fn is_alive(pid: i32, start: u64) -> bool {
+    tree::stat(pid).is_some_and(|stat| stat.start == start && !stat.is_dead())
+}
+
+/// By pidfd, looked at again once it is open: the number may have passed to another process.
+fn kill(pid: i32, start: u64) {
+    let Some(number) = Pid::from_raw(pid) else { return };
+    if let Ok(fd) = pidfd_open(number, PidfdFlags::empty())
+        && is_alive(pid, start)
+    {
+        // It may have ended by itself just now.
+        let _ = pidfd_send_signal(fd, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_still_lives_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("0.3").spawn().unwrap();
+        remember(dir.path(), i32::try_from(child.id()).unwrap()).unwrap();
+        let begun = Instant::now();
+        wait(dir.path()).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+        assert!(!list(dir.path()).exists());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn another_process_with_an_old_number_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = std::process::id();
+        fs::write(list(dir.path()), format!("{me} 1\nnonsense\n")).unwrap();
+        let begun = Instant::now();
+        wait(dir.path()).unwrap();
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
