@@ -152,19 +152,6 @@ async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<
     daemon.begin_redis(settings, &draining).await?;
     daemon.begin_schedules(settings);
     daemon.begin_pruning(settings);
-    let python = daemon.slots.interpreter();
-    tracing::info!(
-        event = "ready",
-        pid = std::process::id(),
-        slots = settings.concurrency,
-        python = python.version,
-        start_method = %settings.python.start_method,
-        isolation = tier.name,
-        ledger = %settings.ledger_path.display(),
-        "serving"
-    );
-    notifier.ready(&format!("0 of {} slots running", settings.concurrency));
-    daemon.tasks.spawn(Arc::clone(notifier).keep_telling(Arc::clone(&daemon.health)));
     daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await;
     Ok(())
 }
@@ -335,6 +322,23 @@ impl Daemon {
         }
     }
 
+    /// Everything has begun and can be reached.
+    fn tell_ready(&mut self, settings: &Settings, notifier: &Arc<Notifier>) {
+        let python = self.slots.interpreter();
+        tracing::info!(
+            event = "ready",
+            pid = std::process::id(),
+            slots = settings.concurrency,
+            python = python.version,
+            start_method = %settings.python.start_method,
+            isolation = self.slots.tier().name,
+            ledger = %settings.ledger_path.display(),
+            "serving"
+        );
+        notifier.ready(&format!("0 of {} slots running", settings.concurrency));
+        self.tasks.spawn(Arc::clone(notifier).keep_telling(Arc::clone(&self.health)));
+    }
+
     async fn run(
         mut self,
         loaded: &Loaded,
@@ -342,7 +346,7 @@ impl Daemon {
         claims: mpsc::UnboundedReceiver<Claim>,
         signals: mpsc::Receiver<Signal>,
         draining: watch::Sender<bool>,
-        notifier: &Notifier,
+        notifier: &Arc<Notifier>,
     ) {
         let settings = &loaded.settings;
         let flow = Flow {
@@ -359,6 +363,7 @@ impl Daemon {
         let mut asked_to_stop = draining.subscribe();
         let (dispatcher, handle) = Dispatcher::new(Arc::new(flow), claims, signals, draining, plan);
         self.begin_control(loaded, tap, handle);
+        self.tell_ready(settings, notifier);
         let stopping = async {
             // The sender lives in the dispatcher: an error means that it has ended.
             let _ = asked_to_stop.wait_for(|stop| *stop).await;
