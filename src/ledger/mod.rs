@@ -19,7 +19,7 @@ mod writer;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::job::{Claim, JobId};
@@ -45,7 +45,6 @@ struct Shared {
     healthy: AtomicBool,
     waiting: AtomicU64,
     unmet: AtomicU64,
-    outbox_filled: Notify,
 }
 
 impl Ledger {
@@ -65,10 +64,7 @@ impl Ledger {
             healthy: AtomicBool::new(true),
             waiting: AtomicU64::new(store.count_waiting().map_err(failed)?),
             unmet: AtomicU64::new(0),
-            outbox_filled: Notify::new(),
         });
-        // What a past life left to be told.
-        shared.outbox_filled.notify_one();
         let (verbs, inbox) = mpsc::channel();
         let (claims, claimed) = tokio::sync::mpsc::unbounded_channel();
         let writer = writer::Writer::new(store, inbox, claims, Arc::clone(&shared), lock);
@@ -168,9 +164,13 @@ impl Ledger {
         self.ask(|reply| Verb::Outbox(after, limit, reply)).await
     }
 
-    /// Resolves when the outbox may have gained entries since the last call.
-    pub async fn outbox_filled(&self) {
-        self.shared.outbox_filled.notified().await;
+    /// As [`Ledger::outbox`], but answered only once there is a message. One at a time may wait.
+    pub async fn next_outbox(
+        &self,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, LedgerError> {
+        self.ask(|reply| Verb::NextOutbox(after, limit, reply)).await
     }
 
     /// All that is remembered of schedules.

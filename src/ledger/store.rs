@@ -33,9 +33,11 @@ impl Store {
         conn.set_prepared_statement_cache_capacity(128);
         // Plans do not depend on bound values: otherwise statements are prepared anew for each.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        // A job is some 30 pages of the log: checkpoints at SQLite's 1000 would come every 30 jobs.
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
-             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;",
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;
+             PRAGMA wal_autocheckpoint = 8000;",
         )?;
         migrate(&mut conn)?;
         Ok(Self { conn, options, starts: 0 })

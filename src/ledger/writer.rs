@@ -52,6 +52,7 @@ pub(super) enum Verb {
     RetryFailed(Reply<u64>),
     Probe(Reply<()>),
     Outbox(i64, u32, Reply<Vec<OutboxEntry>>),
+    NextOutbox(i64, u32, Reply<Vec<OutboxEntry>>),
     Prune(Timestamp, u32, Reply<u64>),
     Clock(Reply<Vec<ClockRow>>),
     NoteClock(ClockRow, Reply<()>),
@@ -83,6 +84,8 @@ pub(super) struct Writer {
     /// The last message that Redis has acknowledged, and the last that is forgotten.
     acknowledged: i64,
     forgotten: i64,
+    /// Who waits for the next message.
+    asks_next: Option<(i64, u32, Reply<Vec<OutboxEntry>>)>,
     pending: Vec<Verb>,
     closing: Vec<Reply<()>>,
     lock: Lock,
@@ -104,6 +107,7 @@ impl Writer {
             demand: 0,
             acknowledged: 0,
             forgotten: 0,
+            asks_next: None,
             pending: Vec::new(),
             closing: Vec::new(),
             lock,
@@ -138,8 +142,8 @@ impl Writer {
             let left = until.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
                 // A read, which costs no commit and keeps nobody waiting for company.
-                Ok(Verb::Outbox(after, limit, reply)) => {
-                    self.read_outbox(after, limit, reply);
+                Ok(verb @ (Verb::Outbox(..) | Verb::NextOutbox(..))) => {
+                    self.read_outbox(verb);
                     if self.acknowledged > self.forgotten {
                         until = until.min(Instant::now() + LAZY);
                     }
@@ -158,7 +162,7 @@ impl Writer {
         }
         while self.pending.len() < BATCH {
             match self.inbox.try_recv() {
-                Ok(Verb::Outbox(after, limit, reply)) => self.read_outbox(after, limit, reply),
+                Ok(verb @ (Verb::Outbox(..) | Verb::NextOutbox(..))) => self.read_outbox(verb),
                 Ok(verb) => self.pending.push(verb),
                 Err(_) => break,
             }
@@ -166,10 +170,31 @@ impl Writer {
         true
     }
 
-    fn read_outbox(&mut self, after: i64, limit: u32, reply: Reply<Vec<OutboxEntry>>) {
-        self.acknowledged = self.acknowledged.max(after);
-        // Whoever asked may have gone.
-        let _ = reply.send(self.store.outbox(after, limit));
+    /// A question for messages: answered at once, or once there is one.
+    fn read_outbox(&mut self, verb: Verb) {
+        match verb {
+            Verb::Outbox(after, limit, reply) => {
+                self.acknowledged = self.acknowledged.max(after);
+                // Whoever asked may have gone.
+                let _ = reply.send(self.store.outbox(after, limit));
+            }
+            Verb::NextOutbox(after, limit, reply) => {
+                self.acknowledged = self.acknowledged.max(after);
+                self.asks_next = Some((after, limit, reply));
+                self.answer_next();
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers who waits for the next message, if there is one.
+    fn answer_next(&mut self) {
+        let Some((after, limit, reply)) = self.asks_next.take() else { return };
+        match self.store.outbox(after, limit) {
+            Ok(entries) if entries.is_empty() => self.asks_next = Some((after, limit, reply)),
+            // Whoever asked may have gone.
+            answer => drop(reply.send(answer)),
+        }
     }
 
     /// One transaction for all that is pending and for the claims it makes possible.
@@ -214,6 +239,7 @@ impl Writer {
         };
         let committed = outcome.is_ok();
         self.shared.healthy.store(committed, Ordering::Relaxed);
+        let mut told = false;
         if let (Ok(()), Some(effects)) = (&outcome, batch) {
             let waiting = self.shared.waiting.load(Ordering::Relaxed);
             let waiting = waiting.saturating_add_signed(effects.waiting);
@@ -222,9 +248,7 @@ impl Writer {
             let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
             self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
             self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
-            if effects.told {
-                self.shared.outbox_filled.notify_one();
-            }
+            told = effects.told;
             for claim in claims {
                 // Without a dispatcher (a command at work on the ledger) there is no demand.
                 let _ = self.claims.send(claim);
@@ -232,6 +256,9 @@ impl Writer {
         }
         for answer in answers {
             answer(&outcome);
+        }
+        if told {
+            self.answer_next();
         }
         committed
     }
@@ -263,7 +290,7 @@ fn act(
             answers.push(answer(reply, done));
         }
         // Looked after before the transaction begins.
-        Verb::Demand(_) | Verb::Outbox(..) => {}
+        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) => {}
         Verb::Withdraw(reply) => answers.push(answer(reply, Ok(()))),
         Verb::Started { id, attempt, pid } => {
             // A courtesy to readers: the record of the end has the pid as well.
@@ -351,6 +378,6 @@ fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
         Verb::LimitPages(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
-        Verb::Demand(_) | Verb::Outbox(..) | Verb::Started { .. } => {}
+        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Started { .. } => {}
     }
 }

@@ -52,12 +52,14 @@ impl Publisher {
     /// Sends for ever.
     pub async fn run(&self) {
         loop {
-            if !self.send_all().await {
-                tokio::time::sleep(PAUSE).await;
-                continue;
+            let after = self.sent.load(Ordering::Relaxed);
+            // The timeout only guards against a question that got lost.
+            let asked = tokio::time::timeout(LOOK, self.ledger.next_outbox(after, BATCH)).await;
+            match asked {
+                Ok(Ok(entries)) if self.send_batch(&entries).await => {}
+                Err(_) => {}
+                Ok(_) => tokio::time::sleep(PAUSE).await,
             }
-            // The timeout only guards against a missed wake-up.
-            let _ = tokio::time::timeout(LOOK, self.ledger.outbox_filled()).await;
         }
     }
 
@@ -66,23 +68,29 @@ impl Publisher {
         loop {
             let after = self.sent.load(Ordering::Relaxed);
             let Ok(entries) = self.ledger.outbox(after, BATCH).await else { return false };
-            self.health.metrics().set_outbox(entries.len());
             if entries.is_empty() {
                 return true;
             }
-            // Jobs go out many at a time; a run's messages one by one, in their place.
-            for part in
-                entries.chunk_by(|a, b| (a.kind, b.kind) == (OutboxKind::Job, OutboxKind::Job))
-            {
-                if let Err(error) = self.send(part).await {
-                    self.link.failed(&error).await;
-                    return false;
-                }
-                if let Some(last) = part.last() {
-                    self.sent.store(last.seq, Ordering::Relaxed);
-                }
+            if !self.send_batch(&entries).await {
+                return false;
             }
         }
+    }
+
+    async fn send_batch(&self, entries: &[OutboxEntry]) -> bool {
+        self.health.metrics().set_outbox(entries.len());
+        // Jobs go out many at a time; a run's messages one by one, in their place.
+        for part in entries.chunk_by(|a, b| (a.kind, b.kind) == (OutboxKind::Job, OutboxKind::Job))
+        {
+            if let Err(error) = self.send(part).await {
+                self.link.failed(&error).await;
+                return false;
+            }
+            if let Some(last) = part.last() {
+                self.sent.store(last.seq, Ordering::Relaxed);
+            }
+        }
+        true
     }
 
     /// Sends either jobs, or one message of a run.
