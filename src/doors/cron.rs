@@ -17,6 +17,8 @@ use crate::job::Source;
 
 /// The longest sleep: the clock may be set meanwhile.
 const SLEEP: Duration = Duration::from_secs(1);
+/// A longer stall than a lease lasts is a clock that was set: its times do not all fire.
+const STALL: Duration = Duration::from_secs(10);
 /// After Redis refused.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -69,16 +71,18 @@ impl Cron {
         told: &mut HashMap<String, String>,
     ) -> Result<(), RedisError> {
         let mut connection = self.leader.link().connection().await?;
-        let mut table = self.read(&mut connection, told).await?;
+        let since = clock::now();
+        let mut table = self.read(&mut connection, told, since).await?;
         self.catch_up(&mut connection, lease, &mut table).await?;
         let mut read_again = clock::now() + self.check_interval;
         let mut changes = self.leader.lease();
         while changes.borrow_and_update().as_deref() == Some(lease) {
             let now = clock::now();
             for (id, entry) in &mut table {
-                if let Some(due) = entry.next.filter(|due| *due <= now) {
+                // After a stall there may be several; while the lease holds each one fires.
+                while let Some(due) = entry.next.filter(|due| *due <= now) {
                     self.fire(&mut connection, lease, id, entry, due).await?;
-                    entry.next = entry.schedule.next_after(due.max(now - SLEEP));
+                    entry.next = entry.schedule.next_after(due.max(now - STALL));
                 }
             }
             let earliest = table.values().filter_map(|entry| entry.next).min();
@@ -91,7 +95,7 @@ impl Cron {
                 _ = changes.changed() => false,
             };
             if reread {
-                table = self.read(&mut connection, told).await?;
+                table = self.read(&mut connection, told, since).await?;
                 read_again = clock::now() + self.check_interval;
             }
         }
@@ -103,6 +107,7 @@ impl Cron {
         &self,
         connection: &mut MultiplexedConnection,
         told: &mut HashMap<String, String>,
+        since: Timestamp,
     ) -> Result<BTreeMap<String, Entry>, RedisError> {
         let now = clock::now();
         let mut remembered = clock_entries(connection).await?;
@@ -137,9 +142,9 @@ impl Cron {
                 Some(clock) => clock,
                 None => note_seen(connection, &id, &schedule, now).await?,
             };
-            // What has passed by now is for the catch-up, at the beginning of a lease.
+            // What passed before this lease is for the catch-up.
             let base = clock.base().unwrap_or(now);
-            let next = schedule.next_after(base.max(now - SLEEP));
+            let next = schedule.next_after(base.max(since));
             table.insert(id, Entry { schedule, clock, next });
         }
         Ok(table)
