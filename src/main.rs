@@ -16,8 +16,14 @@ fn main() -> ExitCode {
         Err(error) => {
             tell(&format!("error: {error}"));
             let mut cause = std::error::Error::source(&error);
+            let mut told = String::new();
             while let Some(source) = cause {
-                tell(&format!("  caused by: {source}"));
+                // A cause that only passes on the words of its own cause is told once.
+                let text = source.to_string();
+                if text != told {
+                    tell(&format!("  caused by: {text}"));
+                }
+                told = text;
                 cause = source.source();
             }
             error.exit_code().into()

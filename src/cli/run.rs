@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::args::RunArgs;
 use super::local::Scratch;
-use super::{CliError, exit, out, table};
+use super::{CliError, exit, out, runtime, table};
 use crate::clock;
 use crate::config::Settings;
+use crate::doors::intake::Intake;
 use crate::job::{JobId, Target};
 use crate::log::OutputSink;
 use crate::outcome::{Outcome, Report, error_type};
-use crate::payload::{self, Rules};
 use crate::serve::options_in;
 use crate::slots::{Action, Run, Slots, Stop};
 
@@ -36,11 +36,7 @@ pub(super) fn run(args: &RunArgs, settings: &Settings) -> Result<u8, CliError> {
         }
     };
     let timeout = args.timeout.or(settings.tool_timeout).unwrap_or(TIMEOUT);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|source| CliError::System { what: "no runtime", source })?;
+    let runtime = runtime()?;
     let (report, interrupted) =
         runtime.block_on(once(settings, target, parameters, timeout, Action::Call))?;
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -59,14 +55,8 @@ pub(super) fn object(text: &str) -> Result<Box<RawValue>, CliError> {
 }
 
 /// A target as it was typed, or the exit code and the sentence that refuse it.
-pub(super) fn target(text: &str, settings: &Settings) -> Result<Target, (u8, String)> {
-    let root = &settings.python.tasks_path;
-    let is_module = |name: &str| {
-        let path = root.join(name.replace('.', "/"));
-        path.with_extension("py").is_file() || path.join("__init__.py").is_file()
-    };
-    let rules = Rules { allowed_modules: &settings.python.allowed_modules, is_module: &is_module };
-    payload::read_target(text, &rules).map_err(|refusal| {
+fn target(text: &str, settings: &Settings) -> Result<Target, (u8, String)> {
+    Intake::new(settings).read_target(text).map_err(|refusal| {
         let usage = refusal.error_type == error_type::PAYLOAD;
         let code = if usage { exit::USAGE } else { exit::of_failure(&refusal.error_type, "") };
         (code, format!("{}: {}", refusal.error_type, refusal.error))

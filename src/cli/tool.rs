@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::args::ToolCommand;
 use super::job::Format;
-use super::{CliError, exit, out, run, table};
+use super::{CliError, exit, out, run, runtime, table};
 use crate::config::Settings;
 use crate::job::Target;
 use crate::outcome::Outcome;
+use crate::payload::is_name;
 use crate::slots::Action;
 
 /// How long loading a tool may take.
@@ -23,12 +24,6 @@ pub(super) fn tool(command: &ToolCommand, settings: &Settings) -> Result<u8, Cli
     }
 }
 
-/// A legal name: an ASCII identifier that begins with a letter.
-fn is_tool_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
 fn list(settings: &Settings, format: Format) -> Result<u8, CliError> {
     let dir = &settings.python.tools_path;
     let entries = std::fs::read_dir(dir).map_err(|error| {
@@ -39,7 +34,7 @@ fn list(settings: &Settings, format: Format) -> Result<u8, CliError> {
             let path = entry.ok()?.path();
             let name = path.file_stem()?.to_str()?.to_owned();
             let python = path.extension().is_some_and(|ext| ext == "py");
-            (python && is_tool_name(&name)).then(|| {
+            (python && is_name(&name)).then(|| {
                 let text = std::fs::read_to_string(&path).unwrap_or_default();
                 (name, first_words(&text))
             })
@@ -86,11 +81,7 @@ fn check(settings: &Settings, path: &Path, format: Format) -> Result<u8, CliErro
         None => path.file_stem(),
     };
     let name = name.and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|source| CliError::System { what: "no runtime", source })?;
+    let runtime = runtime()?;
     let target = Target::Tool(name.clone());
     let parameters = run::object("{}")?;
     let ((report, _), interrupted) =

@@ -15,6 +15,7 @@ use super::{
     TaskTypeSettings,
 };
 use crate::job::{Limits, StartMethod, TaskType};
+use crate::payload::is_name;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MEGABYTE: u64 = 1024 * 1024;
@@ -228,7 +229,7 @@ fn python(r: &mut Reading, environment: &Environment, here: &Path) -> Python {
     let names = "names of packages: ASCII letters, digits and _";
     let modules = vec!["tasks".to_owned()];
     let allowed_modules = r.read("python.allowed_modules", modules, names, |v| {
-        values::list(v).filter(|list| list.iter().all(|name| values::is_module_name(name)))
+        values::list(v).filter(|list| list.iter().all(|name| is_name(name)))
     });
     // Collecting the components leaves out a `.` in between.
     let path = |v: &Value| values::text(v).map(|path| here.join(path).components().collect());
@@ -255,7 +256,7 @@ fn python(r: &mut Reading, environment: &Environment, here: &Path) -> Python {
 fn preload(r: &mut Reading) -> Preload {
     let right = "stdlib, auto, none, or names of modules";
     let words = r.read("python.preload", vec!["stdlib".to_owned()], right, |v| {
-        let dotted = |name: &String| name.split('.').all(values::is_module_name);
+        let dotted = |name: &String| name.split('.').all(is_name);
         values::list(v).filter(|list| list.iter().all(dotted))
     });
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {

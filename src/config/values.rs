@@ -165,12 +165,6 @@ pub(super) fn structured(value: &Value) -> Option<Value> {
     }
 }
 
-/// ASCII identifiers without leading underscore.
-pub(super) fn is_module_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
 /// `task_types`, each field in its bounds.
 pub(super) fn task_types(value: &Value) -> Option<BTreeMap<TaskType, TaskTypeSettings>> {
     let structured = structured(value)?;

@@ -34,13 +34,19 @@ impl Intake {
         &self.defaults
     }
 
+    /// Reads a target as people type it.
+    pub fn read_target(&self, text: &str) -> Result<Target, Box<Refusal>> {
+        self.with_rules(|rules| payload::read_target(text, rules))
+    }
+
+    fn with_rules<T>(&self, act: impl FnOnce(&Rules<'_>) -> T) -> T {
+        let is_module = |name: &str| is_module(&self.tasks_path, name);
+        act(&Rules { allowed_modules: &self.allowed_modules, is_module: &is_module })
+    }
+
     /// Reads one payload.
     pub fn read(&self, bytes: &[u8]) -> Result<Draft, Box<Refusal>> {
-        let is_module = |name: &str| is_module(&self.tasks_path, name);
-        payload::read(
-            bytes,
-            &Rules { allowed_modules: &self.allowed_modules, is_module: &is_module },
-        )
+        self.with_rules(|rules| payload::read(bytes, rules))
     }
 
     /// Reads what came on a trigger channel: it must name an experiment, and nothing else to run.

@@ -16,6 +16,8 @@ use crate::job::{JobId, Refusal, RetryOn, Target, TaskType};
 use crate::outcome::error_type;
 use fields::{Fault, Fields};
 
+pub use target::is_name;
+
 /// The largest payload taken for a job; of a larger one the first so many bytes are kept.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 

@@ -119,13 +119,17 @@ fn check_module(whole: &str, parts: &[&str], rules: &Rules<'_>) -> Result<(), Fa
     )))
 }
 
-/// ASCII identifiers without leading underscore.
-fn check_name(name: &str, whole: &str) -> Result<(), Fault> {
+/// Whether a name may be that of a package, tool, class or function of users: an ASCII identifier
+/// that begins with a letter.
+pub fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    let fits = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && name.len() <= MAX_NAME;
-    if fits {
+        && name.len() <= MAX_NAME
+}
+
+fn check_name(name: &str, whole: &str) -> Result<(), Fault> {
+    if is_name(name) {
         return Ok(());
     }
     let part =

@@ -16,6 +16,18 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Jobs remembered for that.
 const REMEMBERED: usize = 4096;
 
+/// The word may come before the job's start is told, or after its end: then the hash it makes goes by
+/// itself, or it is too late.
+const TELL: &str = "
+local status = redis.call('HGET', KEYS[1], 'status')
+if status == 'COMPLETED' or status == 'FAILED' then
+  return
+end
+redis.call('HSET', KEYS[1], 'progress', ARGV[1])
+if not status then
+  redis.call('PEXPIRE', KEYS[1], 60000)
+end";
+
 /// Where progress goes in. Never waits.
 #[derive(Clone, Debug)]
 pub struct Progress {
@@ -58,11 +70,8 @@ async fn tell_all(link: Arc<Link>, mut words: mpsc::Receiver<Word>) {
         heard.insert(word.id.clone(), Instant::now());
         let body = serde_json::json!({"done": word.done, "total": word.total}).to_string();
         let Ok(mut connection) = link.connection().await else { continue };
-        // Only where the hash is: the word may come after the job's end has expired. Refused, it is
-        // just not told.
-        let script = redis::Script::new(
-            "if redis.call('HGET', KEYS[1], 'status') == 'RUNNING' then redis.call('HSET', KEYS[1], 'progress', ARGV[1]) end",
-        );
+        // Refused, it is just not told.
+        let script = redis::Script::new(TELL);
         let key = format!("executor:job:{}", word.id);
         let _: Result<(), _> = script.key(key).arg(body).invoke_async(&mut connection).await;
     }

@@ -8,7 +8,10 @@ use crate::support::{Executor, RedisServer, eventually};
 /// A tool that says something, waits until it is told to go on, and says something more.
 const TALKS: &str = "import pathlib, time
 
+from executor_shim import progress
+
 def talks(go):
+    progress(1, 2)
     print('first')
     while not pathlib.Path(go).exists():
         time.sleep(0.01)
@@ -52,6 +55,20 @@ fn submit_waits_for_the_result_with_and_without_redis() {
         assert!(told.contains("InvalidParametersError"), "{told}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn one_word_of_progress_at_the_very_start_is_told() {
+    let redis = RedisServer::start();
+    let executor = serving(Some(&redis));
+    let (id, go) = talk(&executor);
+    let key = format!("executor:job:{id}");
+    let progress = || redis.run::<Option<String>>(&["HGET", &key, "progress"]);
+    let told = eventually("the progress", progress);
+    assert_eq!(told, r#"{"done":1.0,"total":2.0}"#);
+    std::fs::write(go, "").unwrap();
+    executor.until(&id, "COMPLETED");
+    eventually("it to go with the job", || progress().is_none().then_some(()));
 }
 
 #[test]
