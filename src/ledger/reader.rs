@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde_json::{Map, Value};
@@ -212,26 +213,8 @@ fn value(name: &str, value: ValueRef<'_>) -> Value {
         }
         ValueRef::Blob(bytes) => {
             let mut map = Row::new();
-            map.insert("base64".into(), base64(bytes).into());
+            map.insert("base64".into(), BASE64_STANDARD.encode(bytes).into());
             map.into()
         }
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
-        let word = word << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            if place <= chunk.len() {
-                let digit = (word >> (18 - 6 * place) & 63) as usize;
-                text.push(char::from(ALPHABET[digit]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
-    text
 }

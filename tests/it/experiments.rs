@@ -60,6 +60,17 @@ fn executor(redis: &RedisServer, settings: &[(&str, &str)]) -> Executor {
     executor
 }
 
+/// Three executors on one Redis, each with a ledger of its own.
+fn three(redis: &RedisServer, settings: &[(&str, &str)]) -> Vec<Executor> {
+    let serving = |n: usize| {
+        let mut executor = executor(redis, settings);
+        executor.set("EXECUTOR_ID", &format!("node{n}"));
+        executor.serve();
+        executor
+    };
+    (0..3).map(serving).collect()
+}
+
 fn state(redis: &RedisServer, id: &str) -> String {
     redis
         .run::<Option<String>>(&["HGET", &format!("experiments:{id}"), "state"])
@@ -366,14 +377,7 @@ fn three_executors_fire_each_due_time_once_and_share_the_runs() {
         ]);
         redis.run::<()>(&["SET", &format!("schedules:e{n}"), "* * * * * *"]);
     }
-    let mut executors: Vec<Executor> = (0..3)
-        .map(|n| {
-            let mut executor = executor(&redis, &settings);
-            executor.set("EXECUTOR_ID", &format!("node{n}"));
-            executor.serve();
-            executor
-        })
-        .collect();
+    let mut executors = three(&redis, &settings);
     let all = |executors: &[Executor]| -> Vec<String> {
         let sql = "SELECT run_id FROM jobs WHERE status = 'COMPLETED' AND source = 'cron'";
         let ids = |executor: &Executor| {
@@ -459,14 +463,7 @@ fn a_killed_leader_costs_ten_seconds_at_most_and_fires_nothing_twice() {
     let settings = [("SCHEDULE_MODE", "cron"), ("HEARTBEAT_INTERVAL", "1s")];
     redis.run::<i64>(&["HSET", "experiments:e", "tool", "test_tool", "state", "ready"]);
     redis.run::<()>(&["SET", "schedules:e", "* * * * * *"]);
-    let mut executors: Vec<Executor> = (0..3)
-        .map(|n| {
-            let mut executor = executor(&redis, &settings);
-            executor.set("EXECUTOR_ID", &format!("node{n}"));
-            executor.serve();
-            executor
-        })
-        .collect();
+    let mut executors = three(&redis, &settings);
     let leader = eventually("a leader that has fired five times", || {
         executors.iter().position(|executor| fired(executor, "e").len() >= 5)
     });
