@@ -20,7 +20,7 @@ use super::output::{Handle, Output, read_now, read_ready};
 use super::slot::{Process, Slot};
 use super::verdict::{self, Ended, Facts, Word};
 use super::watching::{self, Baseline, Watch};
-use super::{Action, Run, Setup, Stop, interpreter, spawn, tmpdir, tree};
+use super::{Action, Run, Setup, Stop, interpreter, spawn, tree};
 use crate::frame::{Decoder, Frame, Request};
 use crate::job::StartMethod;
 use crate::log::{Origin, OutputSink};
@@ -64,12 +64,12 @@ pub(super) async fn make(
     events: mpsc::Sender<RunEvent>,
 ) -> io::Result<(Report, Health)> {
     let (slot, process) = (&ready.slot, &ready.process);
-    let tmp = tmpdir::make(&setup.options.runtime_dir)?;
+    let tmp = setup.tmpdirs.take()?;
     let asked = Attempt::ask(setup, sink, slot, process, run, &tmp);
     let (mut attempt, output) = match asked {
         Ok(asked) => asked,
         Err(error) => {
-            tmpdir::remove(tmp).await?;
+            setup.tmpdirs.put(tmp).await?;
             return Err(error);
         }
     };
@@ -78,7 +78,7 @@ pub(super) async fn make(
     let (remains, health) = ending::clear(slot, process, over).await;
     attempt.take_last_frames(&events).await;
     let finished_at = crate::clock::now();
-    if let Err(error) = tmpdir::remove(tmp).await {
+    if let Err(error) = setup.tmpdirs.put(tmp).await {
         tracing::warn!(event = "tmpdir_not_removed", %error, job_id = %run.job_id, "a run's TMPDIR could not be removed");
     }
     let (log_tail, log_bytes) = output.finish().await;

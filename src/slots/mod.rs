@@ -32,6 +32,7 @@ use crate::job::{JobId, Limits, StartMethod, Target};
 use crate::log::OutputSink;
 use crate::outcome::{Outcome, Report, RunEvent, Usage};
 use keeper::Keeper;
+use tmpdir::TmpDirs;
 
 /// How slots are set up. The same for all runs.
 #[derive(Clone, Debug)]
@@ -151,6 +152,7 @@ struct Setup {
     executable: PathBuf,
     config: String,
     shim: PathBuf,
+    tmpdirs: TmpDirs,
     constant: spawn::Constant,
     /// One clock tick of `/proc`.
     tick: Duration,
@@ -313,8 +315,8 @@ impl Setup {
             .mode(0o700)
             .create(dir)
             .and_then(|()| past::wait(dir))
-            .and_then(|()| tmpdir::reset(dir))
             .map_err(system("prepare the runtime directory"))?;
+        let tmpdirs = TmpDirs::reset(dir).map_err(system("prepare the runtime directory"))?;
         let shim = shim::write(dir).map_err(system("write the shim"))?;
         let ticks =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
@@ -327,6 +329,7 @@ impl Setup {
             },
             tick: Duration::from_secs(1) / u32::try_from(ticks.max(1)).unwrap_or(100),
             shim,
+            tmpdirs,
             options,
         };
         Ok((setup, probe.describe()))
