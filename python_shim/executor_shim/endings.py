@@ -11,6 +11,7 @@ from posix import _exit  # users may patch `os`
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from types import ModuleType
     from typing import Any, NoReturn
 
     from .frames import Channel
@@ -89,17 +90,27 @@ def _item_count(result: "Any") -> int | None:
 # --- the end of the process ------------------------------------------------------------------------------------
 
 
-def finish() -> None:
+def finish(modules: "dict[str, ModuleType]") -> None:
     """Join threads, run `atexit` functions, flush: what plain Python does at its end. Never raises."""
-    threading, atexit = sys.modules.get("threading"), sys.modules.get("atexit")
+    threading, atexit = modules.get("threading"), modules.get("atexit")
     if threading is not None:
         _tolerantly(threading._shutdown)
     if atexit is not None:
         _tolerantly(atexit._run_exitfuncs)
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        if stream is not None:
-            _quietly(stream.flush)
-    _quietly(_flush_files)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _flush_files()
+    except BaseException:  # replaced or closed: now what can be done for each
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                _quietly(stream.flush)
+        _quietly(_flush_files)
+    else:
+        if sys.__stdout__ is not sys.stdout and sys.__stdout__ is not None:
+            _quietly(sys.__stdout__.flush)
+        if sys.__stderr__ is not sys.stderr and sys.__stderr__ is not None:
+            _quietly(sys.__stderr__.flush)
 
 
 def _flush_files() -> None:
@@ -141,5 +152,5 @@ def leave_forked_child(error: BaseException | None) -> "NoReturn":
     elif error is not None:
         code = 1
         _show(error)
-    finish()
+    finish(sys.modules)
     _exit(code & 0xFF)

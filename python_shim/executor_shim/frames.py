@@ -52,7 +52,7 @@ def partial(value: str) -> str:
 
 def succeeded(value: str, size: int, truncated: bool) -> str:
     """The last frame of a success; `value` is JSON text, `size` that of the full result."""
-    return f'{{"t":"result","ok":true,"value":{value},"bytes":{size},"truncated":{text(truncated)}}}\n'
+    return f'{{"t":"result","ok":true,"value":{value},"bytes":{size},"truncated":{"true" if truncated else "false"}}}\n'
 
 
 def failed(
@@ -114,10 +114,10 @@ class Channel:
         self._writing = False
         self._ended = False
         self._progress: str | None = None  # held back, to be sent before the result
-        self._progress_pace = _Pace()
+        self._progress_pace: _Pace | None = None
         self._items: int | None = None
         self._items_told: int | None = None
-        self._items_pace = _Pace()
+        self._items_pace: _Pace | None = None
 
     def emit(self, name: str, fields: "dict[str, Any]") -> None:
         """Send an event. Raises `TypeError` naming a field without JSON form."""
@@ -141,6 +141,8 @@ class Channel:
             return
         with self._lock:
             self._progress = progress(done, total)
+            if self._progress_pace is None:
+                self._progress_pace = _Pace()
             if self._progress_pace.allows():
                 self._send_progress()
 
@@ -150,17 +152,24 @@ class Channel:
             return
         with self._lock:
             self._items = count
+            if self._items_pace is None:
+                self._items_pace = _Pace()
             if self._items_pace.allows():
                 self._send_items()
 
     def end(self, frame: str) -> bool:
         """Send what was held back and the last frame. False if the descriptor is no longer the one given."""
         with self._lock:
-            self._send_progress()
-            self._send_items()
+            if self._progress is not None:
+                self._send_progress()
+            if self._items is not None:
+                self._send_items()
             if not self._is_ours():
                 return False
-            self._send(frame)
+            if self._writing:
+                self._send(frame)  # from a signal handler: after the frame under way
+            else:
+                _write_all(self._descriptor, frame.encode())
             self._ended = True
             return True
 

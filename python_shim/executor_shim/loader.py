@@ -9,8 +9,9 @@ from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import SourceFileLoader
 from posix import getcwd
 
+from . import armed
 from .errors import Unfit
-from .sources import Roots, SourceFinder, compile_ahead, inside, is_file, load_chain, locate, spec_of_file
+from .sources import Roots, SourceFinder, inside, is_file, is_name, load_chain, locate, spec_of_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
 TOOLS_PACKAGE = "executor_tools"  # tools are its modules, so that none can pass for a library
 
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_NAME = _LETTERS | frozenset("0123456789_")
-_SAMPLE = __file__.rpartition("/")[0] + "/errors.py"
 _FUNCTION = type(lambda: None)
+_SAMPLE_ROOTS = Roots(__file__.rpartition("/")[0], "", ("executor_sample",))
 _roots: Roots | None = None
 
 
@@ -56,7 +55,9 @@ def configure(tasks_path: str, tools_path: str, allowed: "list[str]", *, forks: 
     sys.path_importer_cache.clear()
     sys.meta_path.insert(0, SourceFinder(_roots))
     if forks:
-        compile_ahead(_roots, _SAMPLE)
+        sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, _roots.tools)
+        armed.arm(_SAMPLE_ROOTS, TOOLS_PACKAGE)
+        armed.arm(_roots, TOOLS_PACKAGE)
 
 
 def load(target: "dict[str, Any]") -> Found:
@@ -68,14 +69,9 @@ def load(target: "dict[str, Any]") -> Found:
     return _load_callable(_roots, target["module"], target.get("class"), target["function"])
 
 
-def rehearse() -> None:
-    """Walk the way of `load` with a module of the shim's own, and forget it."""
-    name = "executor_sample"
-    _check_name(name, name)
-    if is_file(_SAMPLE) and inside(_SAMPLE, _SAMPLE.rpartition("/")[0]):
-        module = _import(name, [spec_of_file(name, _SAMPLE)])
-        del sys.modules[name]
-        _check_defined(module.__dict__["sample"], module, name)
+def load_sample(target: "dict[str, Any]") -> Found:
+    """What `load` does, for the shim's own module `executor_sample`."""
+    return _load_callable(_SAMPLE_ROOTS, target["module"], target.get("class"), target["function"])
 
 
 def _absolute(path: str) -> str:
@@ -85,7 +81,7 @@ def _absolute(path: str) -> str:
 
 
 def _check_name(part: "Any", whole: str) -> None:
-    if not isinstance(part, str) or not part or part[0] not in _LETTERS or not _NAME.issuperset(part):
+    if not is_name(part):
         raise Unfit(
             "ModuleNotAllowedError",
             f"{whole} is not allowed: {part!r} is no ASCII identifier without leading underscore",
@@ -98,15 +94,7 @@ def _check_name(part: "Any", whole: str) -> None:
 def _load_tool(roots: Roots, name: str) -> Found:
     _check_name(name, f"tool {name!r}")
     path = f"{roots.tools}/{name}.py"
-    if not is_file(path):
-        raise Unfit("ToolNotFoundError", f"Tool not found: {name}")
-    if not inside(path, roots.tools):
-        raise Unfit("ModuleNotAllowedError", f"Tool {name} is not allowed: its file is a link out of TOOLS_PATH")
-    if TOOLS_PACKAGE not in sys.modules:
-        sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, roots.tools)
-    full_name = f"{TOOLS_PACKAGE}.{name}"
-    spec = spec_of_file(full_name, path)
-    module = _import(full_name, [spec])
+    module = _import_armed(roots, f"{TOOLS_PACKAGE}.{name}") or _import_tool(roots, name, path)
     names = module.__dict__
     for function_name in (name, "run"):
         found = names.get(function_name)
@@ -114,6 +102,17 @@ def _load_tool(roots: Roots, name: str) -> Found:
             _check_defined(found, module, f"{name}.{function_name}")
             return Found(f"{name}.{function_name}", found)
     raise _no_callable(name, f"Define `{name}` or `run` in {path}.")
+
+
+def _import_tool(roots: Roots, name: str, path: str) -> "ModuleType":
+    if not is_file(path):
+        raise Unfit("ToolNotFoundError", f"Tool not found: {name}")
+    if not inside(path, roots.tools):
+        raise Unfit("ModuleNotAllowedError", f"Tool {name} is not allowed: its file is a link out of TOOLS_PATH")
+    if TOOLS_PACKAGE not in sys.modules:
+        sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, roots.tools)
+    full_name = f"{TOOLS_PACKAGE}.{name}"
+    return _import(full_name, [spec_of_file(full_name, path)])
 
 
 def _no_callable(what: str, hint: str) -> Unfit:
@@ -135,18 +134,14 @@ def _package(name: str, path: str) -> "ModuleType":
 
 def _load_callable(roots: Roots, module_name: str, class_name: "str | None", function_name: str) -> Found:
     whole = f"{module_name}:{class_name}.{function_name}" if class_name else f"{module_name}:{function_name}"
-    parts = str(module_name).split(".")
-    for part in parts:
-        _check_name(part, whole)
+    if module_name in roots.chains:
+        _check_name(function_name, whole)  # the module's own name is one that was armed
+    else:
+        _check_module_name(roots, module_name, whole)
+        _check_name(function_name, whole)
     if class_name is not None:
         _check_name(class_name, whole)
-    _check_name(function_name, whole)
-    if parts[0] not in roots.allowed:
-        raise Unfit(
-            "ModuleNotAllowedError",
-            f"{whole} is not allowed: {parts[0]} is not among ALLOWED_MODULES ({', '.join(roots.allowed)})",
-        )
-    module = _import(module_name, _checked_place(roots, module_name, whole))
+    module = _import_armed(roots, module_name) or _import(module_name, _checked_place(roots, module_name, whole))
     if class_name is None:
         found = module.__dict__.get(function_name)
         if not callable(found) or isinstance(found, type):
@@ -154,6 +149,17 @@ def _load_callable(roots: Roots, module_name: str, class_name: "str | None", fun
         _check_defined(found, module, whole)
         return Found(whole, found)
     return _find_method(roots, module, class_name, function_name, whole)
+
+
+def _check_module_name(roots: Roots, name: str, whole: str) -> None:
+    parts = str(name).split(".")
+    for part in parts:
+        _check_name(part, whole)
+    if parts[0] not in roots.allowed:
+        raise Unfit(
+            "ModuleNotAllowedError",
+            f"{whole} is not allowed: {parts[0]} is not among ALLOWED_MODULES ({', '.join(roots.allowed)})",
+        )
 
 
 def _checked_place(roots: Roots, name: str, whole: str) -> "list[ModuleSpec]":
@@ -229,13 +235,24 @@ def _check_defined(found: "Any", module: "ModuleType", whole: str) -> None:
     )
 
 
+def _import_armed(roots: Roots, name: str) -> "ModuleType | None":
+    one = armed.load(roots, name)
+    if one is None:
+        return None
+    module = sys.modules[name]
+    return module if module is one.module else _plain(module, name)
+
+
 def _import(name: str, specs: "list[ModuleSpec]") -> "ModuleType":
     if specs:
         load_chain(specs)
     else:
         __import__(name)
-    module = sys.modules[name]
-    # A module may have put something else in its own place: then nothing of it can be checked.
+    return _plain(sys.modules[name], name)
+
+
+def _plain(module: "ModuleType", name: str) -> "ModuleType":
+    """Refuses what a module has put in its own place: nothing of it could be checked."""
     loader = getattr(getattr(module, "__spec__", None), "loader", None)
     if type(module) is not type(sys) or not isinstance(loader, SourceFileLoader):
         raise Unfit("ModuleNotAllowedError", f"{name} is not allowed: it is no plain module read from its source")

@@ -19,8 +19,8 @@ from _signal import (  # type: ignore[import-not-found]  # `signal` itself would
     pthread_sigmask,
     signal,
 )
-from _socket import socket
-from posix import _exit, getpid  # users may patch `os`
+from _socket import socket, socketpair
+from posix import _exit, getpid, putenv  # users may patch `os`
 
 import executor_shim
 
@@ -29,6 +29,8 @@ from .errors import Unfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
     from typing import Any, NoReturn
 
 DUMP, FRAMES = 200, 201  # descriptors of the run (frames.md section 2)
@@ -47,9 +49,12 @@ _stack_signal = 0
 
 
 _REHEARSALS = 20
+_SOON = 0.002  # seconds: a request that waits already comes sooner, and a rehearsal would only delay it
+# As a request looks, so that a rehearsal goes where a run will go; the values are replaced by those of the run.
 _SAMPLE = (
     b'{"job_id":"sample","attempt":1,"run_id":null,"experiment_id":null,"action":"call",'
-    b'"target":{"module":"sample","class":null,"function":"sample"},"parameters":{"x":1},"env":{},"memory_limited":false}'
+    b'"target":{"module":"executor_sample","class":null,"function":"run"},"parameters":{"x":1},'
+    b'"env":{"EXECUTOR_JOB_ID":"sample","EXECUTOR_ATTEMPT":"1","TMPDIR":"/tmp"},"memory_limited":false}'
 )
 
 
@@ -78,12 +83,15 @@ def configure(config: "dict[str, Any]") -> None:
     sys.modules["__main__"] = type(sys)("__main__")
     sys.argv[:] = [""]
     _watch_for_crashes(DUMP)
+    _reset_signals()
     if forks:
         # The interpreter adapts code to its use by writing into it: once here, instead of in every run.
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        gc.collect()
+        gc.freeze()
         for _ in range(_REHEARSALS):
-            _rehearse(null)
-        os.close(null)
+            _rehearse_all()
+        for name in _read(_SAMPLE)["env"]:
+            os.environ.pop(name)
 
 
 def _stand_in_for_site(config: "dict[str, Any]") -> None:
@@ -98,19 +106,29 @@ def _stand_in_for_site(config: "dict[str, Any]") -> None:
         site.main()
 
 
-def _rehearse(null: int) -> None:
-    """Walk the way of a run, without effect: so that its pages are there when the request comes."""
-    request = _read(_SAMPLE)
-    _descriptors([(_SOL_SOCKET, _SCM_RIGHTS, bytes(16))])
-    loader.rehearse()
-    parameters.check(_sample, request["parameters"], "sample")
-    channel = frames.Channel(null)
-    executor_shim.Context("sample", 1, None, None)
-    channel.end(_success(endings.settled(_sample(**request["parameters"]), channel)))
+def _rehearse_all() -> None:
+    """Walk the way of a run from request to frame, with /dev/null for its descriptors, so that all of it is settled."""
+    ours, theirs = socketpair(_AF_UNIX, _SOCK_SEQPACKET)
+    log, null = os.dup(2), os.dup(0)
+    ours.sendmsg(
+        [b"J", getpid().to_bytes(4, "little"), _SAMPLE],
+        [(_SOL_SOCKET, _SCM_RIGHTS, null.to_bytes(4, sys.byteorder) * 4)],
+    )
+    code = _make(theirs, loader.load_sample, {})
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for descriptor in (log, null, DUMP, FRAMES):
+        os.close(descriptor)
+    ours.close()
+    del sys.modules["executor_sample"]
+    if code != 0:
+        raise RuntimeError(f"the rehearsal of a run ended with {code}")
 
 
-def _sample(x: int) -> "dict[str, Any]":
-    return {"x": x}
+def rehearse() -> None:
+    """In a fork, before its request is there: what a run does after it, so that the pages it writes to are its own."""
+    _serve(_read(_SAMPLE), frames.Channel(0), loader.load_sample, {})
+    del sys.modules["executor_sample"]
 
 
 def _provide_builtins() -> None:
@@ -155,25 +173,37 @@ def _watch_for_crashes(descriptor: int) -> None:
 # --- the run's own process -------------------------------------------------------------------------------------
 
 
-def attend(ctl: int) -> "NoReturn":
+def requests(ctl: int) -> socket:
+    """The socket on which requests come, for `attend` in a fork: it rehearses while none comes."""
+    connection = socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl)
+    connection.settimeout(_SOON)
+    return connection
+
+
+def attend(ctl: "int | socket") -> "NoReturn":
     """Wait for the request on the socket `ctl`, make the attempt, leave. Never returns.
 
     A closed socket is a quiet end: nobody wants this run any more.
     """
+    connection = socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl) if isinstance(ctl, int) else ctl
+    _exit(_make(connection, loader.load, sys.modules))
+
+
+def _make(ctl: socket, load: "Callable[[dict[str, Any]], loader.Found]", modules: "dict[str, ModuleType]") -> int:
+    """One attempt from its request on; the exit code. `modules`: those whose duties at the end are done."""
     code = EXIT_UNREADABLE
     try:
-        null = _prepare()
         message = _receive(ctl)
         if message is None:
-            _exit(0)
+            return 0
         body, descriptors = message
-        channel = _take_places(null, descriptors, ctl)
+        channel = _take_places(descriptors, ctl.detach())
         request = _understood(body)
         code = EXIT_FAULT  # from here on code of the user's may have run
-        code = _serve(request, channel)
+        code = _serve(request, channel, load, modules)
     except BaseException as error:
         _complain(error)
-    _exit(code)
+    return code
 
 
 def _complain(error: BaseException) -> None:
@@ -183,10 +213,8 @@ def _complain(error: BaseException) -> None:
         return  # there is no stream left to complain on
 
 
-def _prepare() -> int:
-    """All that can be done before the request is there costs its sender nothing."""
-    if os.getsid(0) != getpid():
-        os.setsid()
+def _reset_signals() -> None:
+    """Plain Python's own, whatever was inherited or set by a module loaded ahead. None is blocked."""
     for number in range(1, _LAST_SIGNAL + 1):
         handler = getsignal(number)
         if handler not in (None, SIG_DFL) and number not in _IGNORED_BY_PYTHON:
@@ -195,20 +223,18 @@ def _prepare() -> int:
         signal(number, SIG_IGN)
     signal(SIGINT, default_int_handler)
     pthread_sigmask(SIG_SETMASK, ())
-    gc.enable()
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    _rehearse(null)
-    while null < 3:  # so that no received descriptor gets the number of a stream
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    return null
 
 
-def _receive(ctl: int) -> "tuple[bytes, list[int]] | None":
+def _receive(ctl: socket) -> "tuple[bytes, list[int]] | None":
     """The body of the message for this process, and its descriptors; `None` once the socket is closed."""
-    connection = socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl)
     me = getpid()
     while True:
-        data, ancillary, flags, _ = connection.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+        try:
+            data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+        except TimeoutError:  # nobody is in a hurry
+            ctl.settimeout(None)
+            rehearse()
+            continue
         if not data and not ancillary:
             return None
         descriptors = _descriptors(ancillary)
@@ -216,7 +242,6 @@ def _receive(ctl: int) -> "tuple[bytes, list[int]] | None":
             break
         for descriptor in descriptors:
             os.close(descriptor)
-    connection.detach()
     kind, body = data[:1], data[5:]
     if flags & (_MSG_TRUNC | _MSG_CTRUNC) or len(descriptors) != {b"J": 4, b"M": 5}.get(kind):
         raise _Unreadable(f"kind {kind!r}, {len(data)} bytes, {len(descriptors)} descriptors, flags {flags}")
@@ -248,25 +273,23 @@ def _whole(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _take_places(null: int, descriptors: "list[int]", ctl: int) -> frames.Channel:
-    """The first acts of frames.md section 2."""
+def _take_places(descriptors: "list[int]", ctl: int) -> frames.Channel:
+    """The first acts of frames.md section 2. 0 to 2 are open: /dev/null and the log, so none received is among them."""
     frames_at, stdout, stderr, dump = descriptors
-    os.dup2(null, 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
+    os.close(stdout)
+    os.close(stderr)
+    os.close(ctl)
     try:
         os.dup2(dump, DUMP, inheritable=False)
         os.dup2(frames_at, FRAMES, inheritable=False)
     except OSError:  # fewer open files are allowed than these numbers need
         _watch_for_crashes(dump)
-        unwanted = {null, stdout, stderr, ctl}
-        channel = frames.Channel(frames_at)
-    else:
-        unwanted = {null, stdout, stderr, ctl, dump, frames_at}
-        channel = frames.Channel(FRAMES)
-    for descriptor in unwanted - {0, 1, 2, DUMP, FRAMES}:
-        os.close(descriptor)
-    return channel
+        return frames.Channel(frames_at)
+    os.close(dump)
+    os.close(frames_at)
+    return frames.Channel(FRAMES)
 
 
 def _understood(body: bytes) -> "dict[str, Any]":
@@ -274,7 +297,7 @@ def _understood(body: bytes) -> "dict[str, Any]":
     try:
         request = _read(body)
         for name, value in (request.get("env") or {}).items():
-            os.environ[name] = value
+            _set_environment(name, value)
         executor_shim._context = executor_shim.Context(
             request["job_id"], request["attempt"], request.get("run_id"), request.get("experiment_id")
         )
@@ -285,16 +308,43 @@ def _understood(body: bytes) -> "dict[str, Any]":
     return request
 
 
-def _serve(request: "dict[str, Any]", channel: frames.Channel) -> int:
+def _set_environment(name: str, value: str) -> None:
+    """`os.environ[name] = value` for a name of ours, in a fifth of the calls."""
+    if _environment is None:
+        os.environ[name] = value
+    else:
+        putenv(name, value)
+        _environment[name.encode()] = value.encode()
+
+
+def _bytes_of_environment() -> "dict[bytes, bytes] | None":
+    # Private to CPython: used only as long as it is what `os.environ` shows.
+    data = getattr(os.environ, "_data", None)
+    if type(data) is not dict:
+        return None
+    data[b"EXECUTOR_ATTEMPT"] = b"0"
+    known = os.environ.pop("EXECUTOR_ATTEMPT", None) == "0"
+    return data if known and b"EXECUTOR_ATTEMPT" not in data else None
+
+
+_environment = _bytes_of_environment()
+
+
+def _serve(
+    request: "dict[str, Any]",
+    channel: frames.Channel,
+    load: "Callable[[dict[str, Any]], loader.Found]",
+    modules: "dict[str, ModuleType]",
+) -> int:
     """Make the attempt the request asks for; the exit code."""
     _reseed()
     run = getpid()
     executor_shim._channel = channel
-    frame, raised = _attempt(request, channel)
+    frame, raised = _attempt(request, channel, load)
     if getpid() != run:
         endings.leave_forked_child(raised)
     raised = None  # and with it what the callable's stack still holds
-    endings.finish()
+    endings.finish(modules)
     executor_shim._channel = None
     return 0 if channel.end(frame) else EXIT_NOT_OUR_PIPE
 
@@ -321,10 +371,12 @@ def _reseed() -> None:
 # --- the attempt -----------------------------------------------------------------------------------------------
 
 
-def _attempt(request: "dict[str, Any]", channel: frames.Channel) -> "tuple[str, BaseException | None]":
+def _attempt(
+    request: "dict[str, Any]", channel: frames.Channel, load: "Callable[[dict[str, Any]], loader.Found]"
+) -> "tuple[str, BaseException | None]":
     """The last frame of the attempt, and what was raised."""
     try:
-        found = loader.load(request["target"])
+        found = load(request["target"])
         if request.get("action") == "check":
             from . import describe
 

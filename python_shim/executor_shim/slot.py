@@ -69,12 +69,15 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
     from executor_shim import runner
 
     runner.configure(config)
+    # The run's own dispositions are set already; until it asks for them they are held back.
+    mask, unmask = (_signal.SIG_BLOCK, _DEFAULTS[:3]), (_signal.SIG_SETMASK, ())
+    _signal.pthread_sigmask(*mask)
     import gc
 
     gc.collect()
-    gc.disable()
     gc.freeze()
-    setsid, close, signal, default, status = posix.setsid, posix.close, _signal.signal, _signal.SIG_DFL, 96
+    setsid, close, sigmask, attend, status = posix.setsid, posix.close, _signal.pthread_sigmask, runner.attend, 96
+    requests = runner.requests(ctl)
 
     def birth() -> int:
         pid = fork()
@@ -83,11 +86,8 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
         try:
             setsid()
             close(go)
-            for number in _DEFAULTS[:3]:
-                signal(number, default)
-            signal(2, _signal.default_int_handler)
-            gc.enable()
-            runner.attend(ctl)
+            sigmask(*unmask)
+            attend(requests)
         finally:
             posix._exit(status)
 

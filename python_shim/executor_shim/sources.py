@@ -12,7 +12,7 @@ from _frozen_importlib_external import (
     SourceFileLoader,
 )
 from _imp import extension_suffixes
-from posix import O_CLOEXEC, O_RDONLY, close, fstat, listdir, lstat, open, read, stat
+from posix import O_CLOEXEC, O_RDONLY, close, fstat, lstat, open, read, stat
 from posixpath import realpath
 
 TYPE_CHECKING = False
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
     from types import CodeType, ModuleType
+    from typing import Any
+
+    from .armed import Armed
 
 _KIND, _FILE, _DIRECTORY, _LINK = 0o170000, 0o100000, 0o040000, 0o120000
 
 
-# Sources compiled ahead by `compile_ahead`: path → the bytes, their code. Taken only for the very same bytes.
-_ahead: "dict[str, tuple[bytes, CodeType]]" = {}
-# A slot starts the later the more it compiles (some 1 µs a byte), and every slot does.
-_MOST_AHEAD = 100  # files
-_LONGEST_AHEAD = 32 * 1024  # bytes of one
-_ALL_AHEAD = 256 * 1024  # bytes of all
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_NAME = _LETTERS | frozenset("0123456789_")
+
+# Sources compiled ahead (`armed.py`): path → the bytes, their code. Taken only for the very same bytes.
+ahead: "dict[str, tuple[bytes, CodeType]]" = {}
 
 
 class SourceLoader(SourceFileLoader):
@@ -38,59 +40,20 @@ class SourceLoader(SourceFileLoader):
     def get_code(self, fullname: str) -> "CodeType":
         """The code of the module, from its source alone."""
         path = self.path
-        data = _read(path)
-        known = _ahead.get(path)
+        data = read_whole(path)
+        known = ahead.get(path)
         if known is not None and known[0] == data:
             return known[1]
-        return _compiled(data, path)
+        return compiled(data, path)
 
 
-def compile_ahead(roots: "Roots", first: str) -> None:
-    """In the process that forks the runs: compile what they may ask for. Runs nothing, and no fault is an error."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a source that warns is left to its run, which shows the warning
-        _compile_one(first)
-        _compile_all(roots)
-
-
-def _compile_all(roots: "Roots") -> None:
-    left = _ALL_AHEAD
-    todo = [(roots.tools, False), *((f"{roots.tasks}/{name}", True) for name in roots.allowed)]
-    while todo:
-        directory, deep = todo.pop(0)
-        try:
-            names = sorted(listdir(directory))
-        except OSError:
-            continue
-        for name in names:
-            path = f"{directory}/{name}"
-            if name.endswith(".py"):
-                left -= _compile_one(path)
-                if left < _LONGEST_AHEAD or len(_ahead) >= _MOST_AHEAD:
-                    return
-            elif deep and name.isidentifier() and not name.startswith("_") and _has_kind(path, _DIRECTORY):
-                todo.append((path, deep))
-
-
-def _compile_one(path: str) -> int:
-    """Bytes compiled."""
-    try:
-        if not is_file(path) or stat(path).st_size > _LONGEST_AHEAD:
-            return 0
-        data = _read(path)
-        _ahead[path] = data, _compiled(data, path)
-        return len(data)
-    except Exception:
-        return 0  # its run will tell
-
-
-def _compiled(data: bytes, path: str) -> "CodeType":
+def compiled(data: bytes, path: str) -> "CodeType":
+    """The code of a source, whatever flags this file was compiled with."""
     return compile(data, path, "exec", dont_inherit=True)
 
 
-def _read(path: str) -> bytes:
+def read_whole(path: str) -> bytes:
+    """All bytes of a file, to its end."""
     descriptor = open(path, O_RDONLY | O_CLOEXEC)
     try:
         data = read(descriptor, fstat(descriptor).st_size + 1)
@@ -138,6 +101,7 @@ class Roots:
         self.tasks = tasks
         self.tools = tools
         self.allowed = allowed
+        self.chains: dict[str, tuple[Armed, ...]] = {}  # armed modules with their parents, outermost first
         self.fresh = ""  # the target's module: compiled anew wherever it is
 
     def hook(self, path: str) -> "FileFinder":
@@ -239,7 +203,7 @@ def _direct(name: str, path: "Sequence[str]") -> "ModuleSpec | None":
             return spec_of_file(name, f"{base}/__init__.py", [base])
         if is_file(f"{base}.py"):
             return spec_of_file(name, f"{base}.py")
-        if _has_kind(base, _DIRECTORY):
+        if is_directory(base):
             namespace.append(base)
     if not namespace:
         return None
@@ -262,9 +226,19 @@ def _anew(spec: "ModuleSpec | None") -> "ModuleSpec | None":
     return spec
 
 
+def is_name(part: "Any") -> bool:
+    """Whether `part` is an ASCII identifier without leading underscore, as all parts of a target must be."""
+    return isinstance(part, str) and part[:1] in _LETTERS and _NAME.issuperset(part)
+
+
 def is_file(path: str) -> bool:
     """Whether `path` is a regular file, links followed."""
     return _has_kind(path, _FILE)
+
+
+def is_directory(path: str) -> bool:
+    """Whether `path` is a directory, links followed."""
+    return _has_kind(path, _DIRECTORY)
 
 
 def _has_kind(path: str, kind: int) -> bool:

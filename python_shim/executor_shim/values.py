@@ -42,7 +42,7 @@ def text_of(value: "Any", name: str) -> str:
         text = _encode(_plain(value, name, 0, set()))  # finds what is wrong, or NaN
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(text):
         _plain(value, name, 0, set())
-    return clean(text)
+    return text if text.isascii() else clean(text)
 
 
 def clean(text: str) -> str:

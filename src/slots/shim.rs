@@ -14,14 +14,17 @@ macro_rules! files {
 
 const FILES: &[(&str, &str)] = files![
     "__init__.py",
+    "armed.py",
     "describe.py",
     "endings.py",
     "errors.py",
+    "executor_sample.py",
     "failures.py",
     "frames.py",
     "loader.py",
     "parameters.py",
     "runner.py",
+
     "slot.py",
     "sources.py",
     "spawned.py",

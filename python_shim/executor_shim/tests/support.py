@@ -27,14 +27,17 @@ import _signal
 for number in (1, 2, 15):
     _signal.signal(number, _signal.SIG_IGN)
 _signal.pthread_sigmask(_signal.SIG_BLOCK, [10])
+ctl = os.dup(0)
+null = os.open("/dev/null", os.O_RDWR)
+os.dup2(null, 0)
+os.close(null)
 runner.configure(config)
-import gc
-gc.collect(); gc.disable(); gc.freeze()
 pid = os.fork()
 if pid == 0:
     os.close(say)
-    runner.attend(0)
-os.close(0)
+    os.setsid()
+    runner.attend(runner.requests(ctl))
+os.close(ctl)
 os.write(say, pid.to_bytes(4, "little"))
 _, status = os.waitpid(pid, 0)
 os.write(say, status.to_bytes(4, "little"))
@@ -117,7 +120,9 @@ class Live:
         self.said = None
         if runs.method == "spawn":
             command = [runs.python, "-P", "-X", "utf8", str(SHIM / "executor_shim" / "spawned.py")]
-            self.process = subprocess.Popen([*command, json.dumps(config)], stdin=theirs, env=runs.environment)
+            self.process = subprocess.Popen(
+                [*command, json.dumps(config)], stdin=theirs, env=runs.environment, start_new_session=True
+            )
             self.pid = self.process.pid
         else:
             if config["sys_path"] is None:
