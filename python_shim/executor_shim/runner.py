@@ -46,6 +46,7 @@ _IGNORED_BY_PYTHON = (_SIGPIPE, _SIGXFSZ)
 
 _result_limit = 10240
 _stack_signal = 0
+_dump, _frames = DUMP, FRAMES
 
 
 _REHEARSALS = 20
@@ -67,7 +68,9 @@ class _Unreadable(Exception):
 
 def configure(config: "dict[str, Any]") -> None:
     """Take what is the same for every run (frames.md section 1)."""
-    global _result_limit, _stack_signal
+    global _result_limit, _stack_signal, _dump, _frames
+    _dump = min(DUMP, os.sysconf("SC_OPEN_MAX") - 2)  # fewer open files may be allowed
+    _frames = _dump + 1
     _result_limit = min(int(config["result_max_bytes"]), frames.LONGEST_VALUE)
     _stack_signal = int(config["stack_signal"])
     if config.get("sys_path") is not None:
@@ -82,7 +85,7 @@ def configure(config: "dict[str, Any]") -> None:
     # Callables must look as if imported, and nothing of ours be found in `__main__`.
     sys.modules["__main__"] = type(sys)("__main__")
     sys.argv[:] = [""]
-    _watch_for_crashes(DUMP)
+    _watch_for_crashes()
     _reset_signals()
     if forks:
         # The interpreter adapts code to its use by writing into it: once here, instead of in every run.
@@ -117,7 +120,7 @@ def _rehearse_all() -> None:
     code = _make(theirs, loader.load_sample, {})
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for descriptor in (log, null, DUMP, FRAMES):
+    for descriptor in (log, null, _dump, _frames):
         os.close(descriptor)
     ours.close()
     del sys.modules["executor_sample"]
@@ -163,11 +166,11 @@ def _set_streams() -> None:
         sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]  # noqa: SIM115
 
 
-def _watch_for_crashes(descriptor: int) -> None:
-    # The number alone counts: in the keeper nothing is open there yet.
-    faulthandler.enable(file=descriptor, all_threads=True)
+def _watch_for_crashes() -> None:
+    # The number alone counts: in a slot nothing is open there.
+    faulthandler.enable(file=_dump, all_threads=True)
     if _stack_signal:
-        faulthandler.register(_stack_signal, file=descriptor, all_threads=True, chain=False)
+        faulthandler.register(_stack_signal, file=_dump, all_threads=True, chain=False)
 
 
 # --- the run's own process -------------------------------------------------------------------------------------
@@ -281,15 +284,11 @@ def _take_places(descriptors: "list[int]", ctl: int) -> frames.Channel:
     os.close(stdout)
     os.close(stderr)
     os.close(ctl)
-    try:
-        os.dup2(dump, DUMP, inheritable=False)
-        os.dup2(frames_at, FRAMES, inheritable=False)
-    except OSError:  # fewer open files are allowed than these numbers need
-        _watch_for_crashes(dump)
-        return frames.Channel(frames_at)
+    os.dup2(dump, _dump, inheritable=False)
+    os.dup2(frames_at, _frames, inheritable=False)
     os.close(dump)
     os.close(frames_at)
-    return frames.Channel(FRAMES)
+    return frames.Channel(_frames)
 
 
 def _understood(body: bytes) -> "dict[str, Any]":

@@ -51,7 +51,7 @@ def own_descriptors() -> "tuple[int, int]":
 
 def spawner(config: "dict[str, Any]", text: str, ctl: int) -> "Callable[[], int]":
     """The birth of a run as a newly executed interpreter; it finds the request socket on 0."""
-    argv = [config["executable"], "-P", "-u", "-X", "utf8", config["shim"] + "/executor_shim/spawned.py", text]
+    argv = [config["executable"], "-I", "-S", "-u", "-X", "utf8", config["shim"] + "/executor_shim/spawned.py", text]
     actions = [(posix.POSIX_SPAWN_DUP2, ctl, 0)]
     environ = config["environment"]
 

@@ -1,5 +1,6 @@
 //! What the configured interpreter is: asked once, by itself. Makes the constant configuration of runs.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -54,16 +55,17 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// Asks the interpreter. Blocks for as long as it takes to start one.
-    pub(super) fn ask(options: &Options) -> Result<Self, SlotsError> {
+    /// Asks the interpreter. Blocks for as long as it takes to start one, or two where a `.pth` file runs code.
+    pub(super) fn ask(options: &Options, shim: &Path) -> Result<Self, SlotsError> {
         let refuse = |reason: String| SlotsError::Interpreter {
             interpreter: options.interpreter.clone(),
             reason,
         };
-        let output = answer(options).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
-            _ => refuse(format!("it cannot be started: {error}")),
-        })?;
+        let output = answer(options, &options.interpreter, &["-P", "-X", "utf8", "-c", PROBE])
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
+                _ => refuse(format!("it cannot be started: {error}")),
+            })?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let last = said
@@ -77,12 +79,43 @@ impl Probe {
             )));
         }
         let text = String::from_utf8_lossy(&output.stdout);
-        let probe: Self =
+        let mut probe: Self =
             text.lines().next_back().and_then(|line| serde_json::from_str(line).ok()).ok_or_else(
                 || refuse("asked for its version and paths it gives no answer".to_owned()),
             )?;
         probe.check().map_err(refuse)?;
+        probe.run_site = probe.run_site && probe.needs_site(options, shim);
         Ok(probe)
+    }
+
+    /// Whether what `.pth` files run leaves anything that a run would miss (`site_effects.py`).
+    fn needs_site(&self, options: &Options, shim: &Path) -> bool {
+        let script = shim.join("executor_shim/site_effects.py");
+        let path = json!(self.sys_path).to_string();
+        let arguments = [
+            OsStr::new("-I"),
+            "-S".as_ref(),
+            "-X".as_ref(),
+            "utf8".as_ref(),
+            script.as_ref(),
+            path.as_ref(),
+        ];
+        let effects: Option<Vec<String>> = answer(options, &self.executable, &arguments)
+            .ok()
+            .filter(|output| output.status.success())
+            .and_then(|output| {
+                serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').rev().nth(1)?)
+                    .ok()
+            });
+        match effects {
+            Some(effects) if effects.is_empty() => false,
+            Some(effects) => {
+                let what = effects.join(", ");
+                tracing::info!(event = "site_runs", effects = %what, "slots run `site`, for .pth files leave something behind; each start takes longer");
+                true
+            }
+            None => true,
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -116,11 +149,9 @@ impl Probe {
             StartMethod::Forkserver => "forkserver",
             StartMethod::Spawn => "spawn",
         };
-        // A spawned run has gone through `site` itself and keeps its own path.
-        let sys_path = (options.start_method == StartMethod::Forkserver).then_some(&self.sys_path);
         json!({
             "tasks_path": options.tasks_path, "tools_path": options.tools_path, "allowed": options.allowed_modules,
-            "result_max_bytes": options.result_max_bytes, "sys_path": sys_path, "executable": self.executable,
+            "result_max_bytes": options.result_max_bytes, "sys_path": self.sys_path, "executable": self.executable,
             "prefix": self.prefix, "exec_prefix": self.exec_prefix, "base_prefix": self.base_prefix,
             "base_exec_prefix": self.base_exec_prefix, "run_site": self.run_site, "stack_signal": STACK_SIGNAL,
             "environment": options.environment, "preload": [], "shim": shim, "start_method": start_method,
@@ -130,10 +161,14 @@ impl Probe {
 }
 
 /// Runs the probe, which is known as a child for as long as it lives, but not for ever.
-fn answer(options: &Options) -> io::Result<Output> {
+fn answer(
+    options: &Options,
+    program: impl AsRef<OsStr>,
+    arguments: &[impl AsRef<OsStr>],
+) -> io::Result<Output> {
     let mut known = spawn::known();
-    let mut child = Command::new(&options.interpreter)
-        .args(["-P", "-X", "utf8", "-c", PROBE])
+    let mut child = Command::new(program)
+        .args(arguments)
         .env_clear()
         .envs(&options.environment)
         .stdin(Stdio::null())

@@ -308,7 +308,6 @@ impl Setup {
     fn make(options: Options) -> Result<(Self, Interpreter), SlotsError> {
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|error| system("become a sub-reaper")(error.into()))?;
-        let probe = interpreter::Probe::ask(&options)?;
         let dir = &options.runtime_dir;
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -318,6 +317,7 @@ impl Setup {
             .map_err(system("prepare the runtime directory"))?;
         let tmpdirs = TmpDirs::reset(dir).map_err(system("prepare the runtime directory"))?;
         let shim = shim::write(dir).map_err(system("write the shim"))?;
+        let probe = interpreter::Probe::ask(&options, &shim)?;
         let ticks =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
         let setup = Self {

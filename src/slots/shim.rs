@@ -24,7 +24,7 @@ const FILES: &[(&str, &str)] = files![
     "loader.py",
     "parameters.py",
     "runner.py",
-
+    "site_effects.py",
     "slot.py",
     "sources.py",
     "spawned.py",

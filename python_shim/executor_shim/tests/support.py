@@ -88,6 +88,7 @@ class Runs:
             "shim": str(SHIM),
             "start_method": method,
         }
+        self.prefix: list[str] = []  # in front of the interpreter
         self.python = sys.executable
         self.environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
@@ -117,18 +118,19 @@ class Live:
         self.runs = runs
         self.ctl, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         config = dict(runs.config)
+        if config["sys_path"] is None:
+            config["sys_path"] = [path for path in sys.path if path and "python_shim" not in path]
         self.said = None
+        interpreter = [*runs.prefix, runs.python, "-I", "-S", "-X", "utf8"]
         if runs.method == "spawn":
-            command = [runs.python, "-P", "-X", "utf8", str(SHIM / "executor_shim" / "spawned.py")]
+            command = [*interpreter, str(SHIM / "executor_shim" / "spawned.py")]
             self.process = subprocess.Popen(
                 [*command, json.dumps(config)], stdin=theirs, env=runs.environment, start_new_session=True
             )
             self.pid = self.process.pid
         else:
-            if config["sys_path"] is None:
-                config["sys_path"] = [path for path in sys.path if path and "python_shim" not in path]
             self.said, say = os.pipe()
-            command = [runs.python, "-I", "-S", "-X", "utf8", "-c", KEEPER, json.dumps(config), str(SHIM), str(say)]
+            command = [*interpreter, "-c", KEEPER, json.dumps(config), str(SHIM), str(say)]
             self.process = subprocess.Popen(command, stdin=theirs, env=runs.environment, pass_fds=(say,))
             os.close(say)
             self.pid = int.from_bytes(os.read(self.said, 4), "little")

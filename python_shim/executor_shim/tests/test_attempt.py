@@ -254,10 +254,8 @@ def test_the_stack_signal_tells_the_stack(runs):
 
 
 def test_few_open_files_are_enough(runs):
+    runs.prefix = ["prlimit", "--nofile=64"]
     live = runs.start()
-    import resource
-
-    resource.prlimit(live.pid, resource.RLIMIT_NOFILE, (64, 64))
     runs.tool("probe", "import os\ndef run():\n    os.kill(os.getpid(), 50)\n    return 1\n")
     live.send("probe")
     ended = live.wait()

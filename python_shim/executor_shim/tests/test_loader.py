@@ -362,9 +362,8 @@ def test_virtual_environments_and_editable_installs_work_as_in_plain_python(runs
     write(site / "installed.py", "X = 'installed'\n")
     write(site / "a.pth", f"{tmp_path / 'source'}\n")
     write(site / "b.pth", f"import sys; sys.path.append({str(tmp_path / 'hooked')!r})\n")
-    if runs.method == "forkserver":
-        said = subprocess.run([runs.python, "-P", "-c", PROBE], capture_output=True, check=True, env=runs.environment)
-        runs.config.update(json.loads(said.stdout), run_site=True)
+    said = subprocess.run([runs.python, "-P", "-c", PROBE], capture_output=True, check=True, env=runs.environment)
+    runs.config.update(json.loads(said.stdout), run_site=True)
     ended = runs.call_source("""
         import sys, editable, installed, by_code
         def run():
