@@ -141,11 +141,22 @@ pub struct Failed {
     pub transient: bool,
 }
 
+/// What a run loaded itself that its slot could have loaded ahead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Modules, in the order they were loaded.
+    pub names: Vec<String>,
+    /// A module of the user's that was loaded ahead has changed since.
+    pub stale: bool,
+}
+
 /// One decoded frame.
 #[derive(Clone, Debug)]
 pub enum Frame {
     /// Told while running.
     Event(RunEvent),
+    /// For slots to come.
+    Imported(Imported),
     /// The end, well.
     Succeeded(Success),
     /// The end, badly.
@@ -171,11 +182,14 @@ struct Raw {
     traceback: Option<String>,
     partial: Option<Box<RawValue>>,
     transient: Option<bool>,
+    names: Option<Vec<String>>,
+    stale: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Tag {
+    Imports,
     Progress,
     Items,
     Emit,
@@ -207,6 +221,10 @@ pub fn decode(line: &[u8]) -> Result<Frame, FrameError> {
         Tag::Emit => Frame::Event(RunEvent::Emit {
             name: need(raw.name, "name")?,
             fields: need(raw.fields, "fields")?,
+        }),
+        Tag::Imports => Frame::Imported(Imported {
+            names: need(raw.names, "names")?,
+            stale: need(raw.stale, "stale")?,
         }),
         Tag::Partial => Frame::Event(RunEvent::Partial(need(raw.value, "value")?)),
         Tag::Result if need(raw.ok, "ok")? => Frame::Succeeded(Success {
@@ -369,6 +387,7 @@ mod tests {
                 Frame::Event(RunEvent::Items(_)) => "items",
                 Frame::Event(RunEvent::Emit { .. }) => "emit",
                 Frame::Event(RunEvent::Partial(_)) => "partial",
+                Frame::Imported(_) => "imports",
                 Frame::Succeeded(_) | Frame::Failed(_) => "result",
             };
             assert!(name.starts_with(&format!("frame-{kind}")), "{name}");

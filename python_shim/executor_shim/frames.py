@@ -50,6 +50,11 @@ def partial(value: str) -> str:
     return f'{{"t":"partial","value":{value}}}\n'
 
 
+def imported(names: "list[str]", *, stale: bool) -> str:
+    """The frame that tells which modules the run loaded itself, and whether those loaded ahead are out of date."""
+    return f'{{"t":"imports","names":{text(names)},"stale":{text(stale)}}}\n'
+
+
 def succeeded(value: str, size: int, truncated: bool) -> str:
     """The last frame of a success; `value` is JSON text, `size` that of the full result."""
     return f'{{"t":"result","ok":true,"value":{value},"bytes":{size},"truncated":{"true" if truncated else "false"}}}\n'
@@ -130,6 +135,10 @@ class Channel:
         """Send what was achieved so far. Raises `TypeError` naming the part without JSON form."""
         encoded, _, _ = values.fitting(value, "value", LONGEST_PARTIAL)
         self._send(partial(encoded))
+
+    def imported(self, names: "list[str]", *, stale: bool) -> None:
+        """Tell what the run loaded."""
+        self._send(imported(names, stale=stale))
 
     def progress(self, done: "Any", total: "Any") -> None:
         """Send the progress, or hold it back if there were too many lately."""

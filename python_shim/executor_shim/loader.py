@@ -44,8 +44,8 @@ class Found:
         return self.function.__get__(self.cls(), self.cls)  # type: ignore[no-any-return]
 
 
-def configure(tasks_path: str, tools_path: str, allowed: "list[str]", *, forks: bool) -> None:
-    """Say where targets are. Once per process, before any code of the user's runs; `forks`: it will fork the runs."""
+def configure(tasks_path: str, tools_path: str, allowed: "list[str]") -> None:
+    """Say where targets are. Once per process, before any code of the user's runs."""
     global _roots
     _roots = Roots(_absolute(tasks_path), _absolute(tools_path), tuple(allowed))
     for path in (_roots.tasks, _roots.tools):
@@ -54,10 +54,22 @@ def configure(tasks_path: str, tools_path: str, allowed: "list[str]", *, forks: 
     sys.path_hooks.insert(0, _roots.hook)
     sys.path_importer_cache.clear()
     sys.meta_path.insert(0, SourceFinder(_roots))
-    if forks:
+
+
+def arm() -> None:
+    """In a process that forks the runs: make ready what they may ask for, without running it."""
+    if _roots is not None:
         sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, _roots.tools)
         armed.arm(_SAMPLE_ROOTS, TOOLS_PACKAGE)
         armed.arm(_roots, TOOLS_PACKAGE)
+
+
+def own_paths() -> "tuple[str, ...]":
+    """How the paths of the user's modules begin."""
+    if _roots is None:
+        return ()
+    tasks = [f"{_roots.tasks.rstrip('/')}/{name}{end}" for name in _roots.allowed for end in ("/", ".py")]
+    return (f"{_roots.tools.rstrip('/')}/", *tasks)
 
 
 def load(target: "dict[str, Any]") -> Found:

@@ -24,7 +24,7 @@ from posix import _exit, getpid, putenv  # users may patch `os`
 
 import executor_shim
 
-from . import endings, failures, frames, loader, parameters, values
+from . import endings, failures, frames, loader, parameters, preload, values
 from .errors import Unfit
 
 TYPE_CHECKING = False
@@ -73,40 +73,47 @@ def configure(config: "dict[str, Any]") -> None:
     _frames = _dump + 1
     _result_limit = min(int(config["result_max_bytes"]), frames.LONGEST_VALUE)
     _stack_signal = int(config["stack_signal"])
-    if config.get("sys_path") is not None:
-        _stand_in_for_site(config)
-    shim = config.get("shim")
-    if shim and shim not in sys.path:
-        sys.path.append(shim)
-    forks = config.get("start_method") != "spawn"
-    loader.configure(config["tasks_path"], config["tools_path"], config["allowed"], forks=forks)
+    stand_in(config)
     _provide_builtins()
     _set_streams()
     # Callables must look as if imported, and nothing of ours be found in `__main__`.
     sys.modules["__main__"] = type(sys)("__main__")
     sys.argv[:] = [""]
+    forks = config.get("start_method") != "spawn"
+    if forks:
+        preload.load(config["preload"]["names"])
+        loader.arm()
     _watch_for_crashes()
     _reset_signals()
     if forks:
-        # The interpreter adapts code to its use by writing into it: once here, instead of in every run.
-        gc.collect()
-        gc.freeze()
-        for _ in range(_REHEARSALS):
-            _rehearse_all()
-        for name in _read(_SAMPLE)["env"]:
-            os.environ.pop(name)
+        _settle()
 
 
-def _stand_in_for_site(config: "dict[str, Any]") -> None:
+def stand_in(config: "dict[str, Any]") -> None:
     """Make an interpreter started with `-I -S` what the configured one said it is; `site` itself is dear."""
     sys.path[:] = config["sys_path"]
     for name in ("executable", "prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
         if config.get(name):
             setattr(sys, name, config[name])
-    if config.get("run_site"):  # a `.pth` file of the installation wants to run code, as editable installs do
+    if config.get("run_site"):  # `.pth` files of the installation leave something behind, as editable installs do
         import site
 
         site.main()
+    if config["shim"] not in sys.path:
+        sys.path.append(config["shim"])
+    loader.configure(config["tasks_path"], config["tools_path"], config["allowed"])
+    preload.configure(config["preload"]["learn"], loader.own_paths())
+
+
+def _settle() -> None:
+    """The interpreter adapts code to its use by writing into it: once here, instead of in every run."""
+    gc.collect()
+    gc.freeze()
+    for _ in range(_REHEARSALS):
+        _rehearse_all()
+    for name in _read(_SAMPLE)["env"]:
+        os.environ.pop(name)
+    preload.settle()
 
 
 def _rehearse_all() -> None:
@@ -132,6 +139,7 @@ def rehearse() -> None:
     """In a fork, before its request is there: what a run does after it, so that the pages it writes to are its own."""
     _serve(_read(_SAMPLE), frames.Channel(0), loader.load_sample, {})
     del sys.modules["executor_sample"]
+    preload.settle()
 
 
 def _provide_builtins() -> None:
@@ -338,6 +346,7 @@ def _serve(
     """Make the attempt the request asks for; the exit code."""
     _reseed()
     run = getpid()
+    stale = preload.forget_if_changed()
     executor_shim._channel = channel
     frame, raised = _attempt(request, channel, load)
     if getpid() != run:
@@ -345,6 +354,9 @@ def _serve(
     raised = None  # and with it what the callable's stack still holds
     endings.finish(modules)
     executor_shim._channel = None
+    names = preload.news()
+    if names or stale:
+        channel.imported(names, stale=stale)
     return 0 if channel.end(frame) else EXIT_NOT_OUR_PIPE
 
 

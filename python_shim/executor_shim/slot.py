@@ -8,6 +8,7 @@ users, and must stay lean: every module loaded here is paid for by every fork.
 import _json
 import _signal  # type: ignore[import-not-found]  # `signal` itself would bring enum along
 import posix
+import resource  # noqa: F401  # `wait4` would load it at the first run's end
 import sys
 from posix import fork, read, wait4, write
 from time import sleep
@@ -66,6 +67,9 @@ def spawner(config: "dict[str, Any]", text: str, ctl: int) -> "Callable[[], int]
 def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
     """The birth of a run as a fork of this prepared interpreter."""
     sys.path.insert(0, config["shim"])
+    for name in posix.environ.keys() - {name.encode() for name in config["environment"]}:
+        posix.unsetenv(name)  # what was meant for the interpreter's own start
+        del posix.environ[name]
     from executor_shim import runner
 
     runner.configure(config)

@@ -38,6 +38,7 @@ pub fn options_in(settings: &Settings, launcher: PathBuf, runtime_dir: PathBuf) 
         slots: settings.concurrency,
         interpreter: settings.python.interpreter.clone(),
         start_method: settings.python.start_method,
+        preload: settings.python.preload.clone(),
         environment: settings.python.run_environment.clone(),
         allowed_modules: settings.python.allowed_modules.clone(),
         tasks_path: settings.python.tasks_path.clone(),

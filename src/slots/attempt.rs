@@ -21,7 +21,7 @@ use super::slot::{Process, Slot};
 use super::verdict::{self, Ended, Facts, Word};
 use super::watching::{self, Baseline, Watch};
 use super::{Action, Run, Setup, Stop, interpreter, spawn, tree};
-use crate::frame::{Decoder, Frame, Request};
+use crate::frame::{Decoder, Frame, Imported, Request};
 use crate::job::StartMethod;
 use crate::log::{Origin, OutputSink};
 use crate::outcome::{Outcome, Report, RunEvent, Usage};
@@ -48,9 +48,18 @@ struct Attempt<'a> {
     deadline: Instant,
     word: Option<Word>,
     partial: Option<Box<RawValue>>,
+    imported: Option<Imported>,
     stalled: Option<RunEvent>,
     ended: Option<Ended>,
     kill_at: Option<Instant>,
+}
+
+/// An attempt that was made.
+pub(super) struct Made {
+    pub(super) report: Report,
+    pub(super) health: Health,
+    /// What its run told of modules to load ahead.
+    pub(super) imported: Option<Imported>,
 }
 
 /// Makes the attempt. An error means that the run was never asked.
@@ -62,7 +71,7 @@ pub(super) async fn make(
     mut stop: watch::Receiver<Stop>,
     started: impl FnOnce(u32) + Send,
     events: mpsc::Sender<RunEvent>,
-) -> io::Result<(Report, Health)> {
+) -> io::Result<Made> {
     let (slot, process) = (&ready.slot, &ready.process);
     let tmp = setup.tmpdirs.take()?;
     let asked = Attempt::ask(setup, sink, slot, process, run, &tmp);
@@ -95,7 +104,7 @@ pub(super) async fn make(
         log_tail,
         log_bytes,
     };
-    Ok((report, health))
+    Ok(Made { report, health, imported: attempt.imported.take() })
 }
 
 impl<'a> Attempt<'a> {
@@ -145,6 +154,7 @@ impl<'a> Attempt<'a> {
             deadline: Instant::now() + run.timeout,
             word: None,
             partial: None,
+            imported: None,
             stalled: None,
             ended: None,
             kill_at: None,
@@ -292,6 +302,7 @@ impl<'a> Attempt<'a> {
             match self.decoder.next_frame() {
                 None => return,
                 Some(Ok(Frame::Event(event))) => self.tell(event, events),
+                Some(Ok(Frame::Imported(imported))) => self.imported = Some(imported),
                 Some(Ok(Frame::Succeeded(success))) => self.say(Word::Succeeded(success)).await,
                 Some(Ok(Frame::Failed(failed))) => self.say(Word::Failed(failed)).await,
                 Some(Err(error)) => self.end(Ended::Protocol(error.to_string()), AT_ONCE).await,

@@ -1,13 +1,14 @@
 //! What the configured interpreter is: asked once, by itself. Makes the constant configuration of runs.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::{Interpreter, Options, SlotsError, spawn};
 use crate::job::StartMethod;
@@ -61,10 +62,14 @@ impl Probe {
             interpreter: options.interpreter.clone(),
             reason,
         };
-        let output = answer(options, &options.interpreter, &["-P", "-X", "utf8", "-c", PROBE])
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
-                _ => refuse(format!("it cannot be started: {error}")),
+        let mut command = Command::new(&options.interpreter);
+        command.args(["-P", "-X", "utf8", "-c", PROBE]);
+        let output =
+            answer(command, &options.environment, PATIENCE).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
+                    _ => refuse(format!("it cannot be started: {error}")),
+                }
             })?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -78,11 +83,9 @@ impl Probe {
                 output.status
             )));
         }
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut probe: Self =
-            text.lines().next_back().and_then(|line| serde_json::from_str(line).ok()).ok_or_else(
-                || refuse("asked for its version and paths it gives no answer".to_owned()),
-            )?;
+        let mut probe: Self = last_line(&output.stdout).ok_or_else(|| {
+            refuse("asked for its version and paths it gives no answer".to_owned())
+        })?;
         probe.check().map_err(refuse)?;
         probe.run_site = probe.run_site && probe.needs_site(options, shim);
         Ok(probe)
@@ -90,23 +93,15 @@ impl Probe {
 
     /// Whether what `.pth` files run leaves anything that a run would miss (`site_effects.py`).
     fn needs_site(&self, options: &Options, shim: &Path) -> bool {
-        let script = shim.join("executor_shim/site_effects.py");
-        let path = json!(self.sys_path).to_string();
-        let arguments = [
-            OsStr::new("-I"),
-            "-S".as_ref(),
-            "-X".as_ref(),
-            "utf8".as_ref(),
-            script.as_ref(),
-            path.as_ref(),
-        ];
-        let effects: Option<Vec<String>> = answer(options, &self.executable, &arguments)
+        let mut command = Command::new(&self.executable);
+        command
+            .args(["-I", "-S", "-X", "utf8"])
+            .arg(shim.join("executor_shim/site_effects.py"))
+            .arg(json!(self.sys_path).to_string());
+        let effects: Option<Vec<String>> = answer(command, &options.environment, PATIENCE)
             .ok()
             .filter(|output| output.status.success())
-            .and_then(|output| {
-                serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').rev().nth(1)?)
-                    .ok()
-            });
+            .and_then(|output| last_line(&output.stdout));
         match effects {
             Some(effects) if effects.is_empty() => false,
             Some(effects) => {
@@ -144,7 +139,7 @@ impl Probe {
     }
 
     /// The constant configuration (frames.md section 1).
-    pub(super) fn config(&self, options: &Options, shim: &Path) -> String {
+    pub(super) fn config(&self, options: &Options, shim: &Path) -> Value {
         let start_method = match options.start_method {
             StartMethod::Forkserver => "forkserver",
             StartMethod::Spawn => "spawn",
@@ -154,23 +149,27 @@ impl Probe {
             "result_max_bytes": options.result_max_bytes, "sys_path": self.sys_path, "executable": self.executable,
             "prefix": self.prefix, "exec_prefix": self.exec_prefix, "base_prefix": self.base_prefix,
             "base_exec_prefix": self.base_exec_prefix, "run_site": self.run_site, "stack_signal": STACK_SIGNAL,
-            "environment": options.environment, "preload": [], "shim": shim, "start_method": start_method,
+            "environment": options.environment, "shim": shim, "start_method": start_method,
         })
-        .to_string()
     }
 }
 
-/// Runs the probe, which is known as a child for as long as it lives, but not for ever.
-fn answer(
-    options: &Options,
-    program: impl AsRef<OsStr>,
-    arguments: &[impl AsRef<OsStr>],
+/// What a script of ours answered: JSON on its last line, whatever modules it imported wrote before.
+pub(super) fn last_line<T: DeserializeOwned>(stdout: &[u8]) -> Option<T> {
+    let text = String::from_utf8_lossy(stdout);
+    serde_json::from_str(text.lines().next_back()?).ok()
+}
+
+/// Runs an interpreter that answers a question, which is known as a child for as long as it lives, but not for ever.
+pub(super) fn answer(
+    mut command: Command,
+    environment: &BTreeMap<String, String>,
+    patience: Duration,
 ) -> io::Result<Output> {
     let mut known = spawn::known();
-    let mut child = Command::new(program)
-        .args(arguments)
+    let mut child = command
         .env_clear()
-        .envs(&options.environment)
+        .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -182,7 +181,7 @@ fn answer(
     let mut late = false;
     while child.try_wait()?.is_none() && !late {
         std::thread::sleep(Duration::from_millis(2));
-        late = begun.elapsed() > PATIENCE;
+        late = begun.elapsed() > patience;
     }
     if late {
         child.kill()?;

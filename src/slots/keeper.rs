@@ -1,6 +1,8 @@
 //! Keeps the slots: as many as configured, each replaced when it dies, a process ready in each.
+//!
+//! One that is out of date or worn out is exchanged for a spare, started beside it, while no run holds it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -13,12 +15,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// All slots that no run holds. An empty place is one whose slot died: the next run fills it.
+/// All slots that no run holds.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    idle: Mutex<Vec<Option<Slot>>>,
+    held: Mutex<Held>,
     places: Semaphore,
     slots: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// An empty place is one whose slot died: the next run fills it.
+    idle: Vec<Option<Slot>>,
+    /// Wait for a place to come back whose slot should go.
+    spares: Vec<Slot>,
+}
+
+impl Held {
+    /// What belongs in a place that had `slot`, and what is to go.
+    fn exchange(&mut self, slot: Option<Slot>) -> (Option<Slot>, Option<Slot>) {
+        let Some(spare) = self.spares.pop() else { return (slot, None) };
+        if slot.as_ref().is_none_or(|slot| slot.should_go(&spare)) {
+            (Some(spare), slot)
+        } else {
+            self.spares.push(spare);
+            (slot, None)
+        }
+    }
 }
 
 /// A slot with a process that waits for its request.
@@ -30,13 +53,48 @@ pub(super) struct Ready {
 
 impl Keeper {
     pub(super) fn new(slots: usize) -> Self {
-        Self { idle: Mutex::new(Vec::new()), places: Semaphore::new(0), slots }
+        Self { held: Mutex::default(), places: Semaphore::new(0), slots }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a place back, with its slot if it is well.
     pub(super) fn put(&self, slot: Option<Slot>) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        let mut held = self.held();
+        let (slot, old) = held.exchange(slot);
+        held.idle.push(slot);
+        drop(held);
         self.places.add_permits(1);
+        old.map(Slot::retire);
+    }
+
+    /// Whether a slot that should go has nobody to take its place.
+    pub(super) fn needs_spare(&self) -> bool {
+        self.held().spares.is_empty()
+    }
+
+    /// Takes a slot that waits for a place; older spares are not needed any more.
+    pub(super) fn offer(&self, spare: Slot) {
+        if self.places.is_closed() {
+            spare.retire();
+            return;
+        }
+        let mut held = self.held();
+        let (keep, mut gone): (Vec<_>, Vec<_>) = std::mem::take(&mut held.spares)
+            .into_iter()
+            .partition(|waiting| waiting.generation >= spare.generation);
+        held.spares = keep;
+        held.spares.push(spare);
+        for at in 0..held.idle.len() {
+            let place = held.idle[at].take();
+            let (slot, old) = held.exchange(place);
+            held.idle[at] = slot;
+            gone.extend(old);
+        }
+        drop(held);
+        gone.into_iter().for_each(|slot| drop(slot.retire()));
     }
 
     /// Takes a place and gets a process in it, with a new slot if need be.
@@ -45,7 +103,7 @@ impl Keeper {
             Ok(permit) => permit.forget(),
             Err(_) => return Err("the slots are closed".to_owned()),
         }
-        let place = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().flatten();
+        let place = self.held().idle.pop().flatten();
         let ready = obtain(setup, place).await;
         if ready.is_err() {
             self.put(None);
@@ -63,8 +121,9 @@ impl Keeper {
         })
         .await;
         self.places.close();
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        let ends: Vec<_> = idle.into_iter().flatten().filter_map(Slot::retire).collect();
+        let Held { idle, spares } = std::mem::take(&mut *self.held());
+        let ends: Vec<_> =
+            idle.into_iter().flatten().chain(spares).filter_map(Slot::retire).collect();
         let _ =
             tokio::task::spawn_blocking(move || ends.into_iter().for_each(|end| drop(end.join())))
                 .await;

@@ -8,6 +8,7 @@ mod interpreter;
 mod keeper;
 mod output;
 mod past;
+mod preload;
 mod shim;
 mod slot;
 mod spawn;
@@ -32,6 +33,7 @@ use crate::job::{JobId, Limits, StartMethod, Target};
 use crate::log::OutputSink;
 use crate::outcome::{Outcome, Report, RunEvent, Usage};
 use keeper::Keeper;
+use preload::Preload;
 use tmpdir::TmpDirs;
 
 /// How slots are set up. The same for all runs.
@@ -45,6 +47,8 @@ pub struct Options {
     pub interpreter: String,
     /// How runs are born.
     pub start_method: StartMethod,
+    /// What is loaded ahead of a run.
+    pub preload: crate::config::Preload,
     /// What a run sees of the environment, beside `EXECUTOR_*` and `TMPDIR`.
     pub environment: BTreeMap<String, String>,
     /// Allowed top-level packages.
@@ -150,7 +154,9 @@ struct Shared {
 struct Setup {
     options: Options,
     executable: PathBuf,
-    config: String,
+    /// Of a slot, but for what it loads ahead.
+    config: serde_json::Value,
+    preload: Preload,
     shim: PathBuf,
     tmpdirs: TmpDirs,
     constant: spawn::Constant,
@@ -204,6 +210,9 @@ impl Slots {
         for _ in 1..shared.setup.options.slots {
             slots.give_back(begin()?, ending::Health::Clean);
         }
+        if shared.setup.preload.remember() {
+            tokio::spawn(renew(Arc::clone(shared)));
+        }
         Ok(slots)
     }
 
@@ -236,13 +245,17 @@ impl Slots {
         let made =
             attempt::make(setup, &self.shared.output, &mut ready, &run, stop, started, events)
                 .await;
-        let (report, health) = made.unwrap_or_else(|error| {
+        let made = made.unwrap_or_else(|error| {
             let reason = format!("the system refused: {}", keeper::text(&error));
-            (not_started(setup, reason), ending::Health::Spoilt)
+            let report = not_started(setup, reason);
+            attempt::Made { report, health: ending::Health::Spoilt, imported: None }
         });
         std::mem::forget(place);
-        self.give_back(ready.slot, health);
-        report
+        self.give_back(ready.slot, made.health);
+        if made.imported.is_some_and(|imported| setup.preload.note(imported)) {
+            tokio::spawn(renew(Arc::clone(&self.shared)));
+        }
+        made.report
     }
 
     /// Prepares the next process behind the caller's back, so that the report does not wait for it;
@@ -250,6 +263,11 @@ impl Slots {
     fn give_back(&self, slot: slot::Slot, health: ending::Health) {
         let shared = Arc::clone(&self.shared);
         let mut place = match health {
+            ending::Health::Clean if slot.is_worn() && shared.keeper.needs_spare() => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { offer_spare(&shared).await });
+                Some(slot)
+            }
             ending::Health::Clean => Some(slot),
             ending::Health::Spoilt => {
                 slot.retire();
@@ -272,6 +290,39 @@ impl Slots {
     /// come back by themselves: stop them first.
     pub async fn close(&self) {
         self.shared.keeper.close(Duration::from_secs(3)).await;
+    }
+}
+
+/// How long runs are listened to before what they told leads to new slots.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// Starts a slot beside the others and has it wait for a place.
+async fn offer_spare(shared: &Shared) -> Result<(), slot::SlotError> {
+    let mut spare = slot::Slot::start(&shared.setup)?;
+    let process = spare.process().await?;
+    spare.park(process);
+    shared.keeper.offer(spare);
+    Ok(())
+}
+
+/// Makes slots of what runs told, until nothing new came in. No run waits for it.
+async fn renew(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(GATHER).await;
+        let probing = Arc::clone(&shared);
+        let changed =
+            tokio::task::spawn_blocking(move || probing.setup.preload.renew(&probing.setup)).await;
+        if matches!(changed, Ok(true)) {
+            for _ in 0..shared.setup.options.slots {
+                if let Err(error) = offer_spare(&shared).await {
+                    tracing::warn!(event = "slot_replaced", error = %keeper::text(&error), "a slot with new modules could not be started");
+                    break;
+                }
+            }
+        }
+        if !shared.setup.preload.goes_on() {
+            return;
+        }
     }
 }
 
@@ -320,9 +371,11 @@ impl Setup {
         let probe = interpreter::Probe::ask(&options, &shim)?;
         let ticks =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+        let learned = dir.join("learned-modules");
         let setup = Self {
             executable: probe.executable.clone(),
             config: probe.config(&options, &shim),
+            preload: Preload::new(&options.preload, options.start_method, learned),
             constant: spawn::Constant {
                 open_files: options.limits.open_files,
                 file_size: options.limits.file_size_bytes,
@@ -332,6 +385,14 @@ impl Setup {
             tmpdirs,
             options,
         };
+        setup.preload.begin(&setup);
         Ok((setup, probe.describe()))
+    }
+
+    /// The configuration of a slot that loads these modules ahead (frames.md section 1).
+    fn config(&self, names: &[String]) -> String {
+        let mut config = self.config.clone();
+        config["preload"] = self.preload.config(names);
+        config.to_string()
     }
 }

@@ -23,6 +23,8 @@ const FILES: &[(&str, &str)] = files![
     "frames.py",
     "loader.py",
     "parameters.py",
+    "preload.py",
+    "preload_probe.py",
     "runner.py",
     "site_effects.py",
     "slot.py",

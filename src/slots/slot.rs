@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,14 @@ use super::{Setup, past, spawn, tree};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take before we see to it that it is not stopped.
 const NUDGE: Duration = Duration::from_millis(200);
+
+/// A slot is exchanged after so many births or this age, or once its own memory has grown by so much: nothing of a run
+/// should ever get there, and if it does it goes with the slot.
+const MOST_BIRTHS: u32 = 50_000;
+const OLDEST: Duration = Duration::from_secs(6 * 3600);
+const MOST_GROWTH: u64 = 16 << 20;
+/// Births between two looks at its memory.
+const LOOK_EVERY: u32 = 500;
 
 /// Why a slot did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +89,14 @@ fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) pid: i32,
+    /// Of the recipe by which it loaded modules ahead.
+    pub(super) generation: u64,
+    born: Instant,
+    births: AtomicU32,
+    /// Its own memory after its first births.
+    lean: AtomicU64,
+    /// It grew.
+    grown: AtomicBool,
     pub(super) pidfd: AsyncFd<OwnedFd>,
     pub(super) ctl: OwnedFd,
     parked: Option<Process>,
@@ -90,13 +107,15 @@ pub(super) struct Slot {
 impl Slot {
     /// Starts one. It answers once its interpreter is up.
     pub(super) fn start(setup: &Setup) -> io::Result<Self> {
+        let recipe = setup.preload.recipe();
         let mut command = spawn::launcher(&setup.options.launcher, setup.constant);
         command
             .arg(&setup.executable)
             .args(["-I", "-S", "-u", "-X", "utf8"])
             .arg(setup.shim.join("executor_shim/slot.py"))
-            .arg(&setup.config)
+            .arg(setup.config(&recipe.names))
             .env_clear()
+            .env("LD_BIND_NOW", "1") // or every fork binds for itself; `slot.py` takes it out again
             .envs(&setup.options.environment);
         let born = spawn::slot(command)?;
         let pid = spawn::pid_of(&born.child);
@@ -117,6 +136,11 @@ impl Slot {
         });
         Ok(Self {
             pid,
+            generation: recipe.generation,
+            born: Instant::now(),
+            births: AtomicU32::new(0),
+            lean: AtomicU64::new(0),
+            grown: AtomicBool::new(false),
             pidfd: spawn::watched(pidfd)?,
             ctl: born.ctl,
             parked: None,
@@ -167,7 +191,31 @@ impl Slot {
         if tree::stat(pid).is_none_or(|stat| stat.parent != self.pid) {
             return Err(SlotError::Gone);
         }
+        let births = self.births.fetch_add(1, Ordering::Relaxed) + 1;
+        if births.is_multiple_of(LOOK_EVERY) {
+            self.look_at_memory();
+        }
         Ok(Process { pid, pidfd: spawn::watched(pidfd)?, parked: false })
+    }
+
+    fn look_at_memory(&self) {
+        let memory = tree::memory(self.pid).anonymous;
+        match self.lean.load(Ordering::Relaxed) {
+            0 => self.lean.store(memory, Ordering::Relaxed),
+            lean => self.grown.store(memory > lean + MOST_GROWTH, Ordering::Relaxed),
+        }
+    }
+
+    /// Whether it has served long enough: by age, by number, or because it grew.
+    pub(super) fn is_worn(&self) -> bool {
+        self.births.load(Ordering::Relaxed) >= MOST_BIRTHS
+            || self.born.elapsed() >= OLDEST
+            || self.grown.load(Ordering::Relaxed)
+    }
+
+    /// Whether its place should be `spare`'s.
+    pub(super) fn should_go(&self, spare: &Self) -> bool {
+        self.generation < spare.generation || self.is_worn()
     }
 
     /// Reaps `leader` (0: none) and every other zombie.

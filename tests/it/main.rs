@@ -17,6 +17,7 @@ mod jobs;
 mod layering;
 mod outage;
 mod output;
+mod preload;
 mod python;
 mod queue;
 mod shutdown;

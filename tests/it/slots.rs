@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use executor::config::Preload;
 use executor::job::{JobId, Limits, StartMethod, Target};
 use executor::log::{OutputLine, OutputSink};
 use executor::outcome::{Cause, Exit, Failure, Limit, Outcome, Report, RunEvent};
@@ -29,6 +30,7 @@ fn options(root: &std::path::Path, start_method: StartMethod) -> Options {
         slots: 1,
         interpreter: "python3".into(),
         start_method,
+        preload: Preload::None,
         environment: ["PATH", "HOME"]
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))

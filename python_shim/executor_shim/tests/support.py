@@ -85,6 +85,7 @@ class Runs:
             "result_max_bytes": 10240,
             "sys_path": None,
             "stack_signal": STACK_SIGNAL,
+            "preload": {"learn": "none", "names": []},
             "shim": str(SHIM),
             "start_method": method,
         }

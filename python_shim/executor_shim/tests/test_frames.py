@@ -23,6 +23,8 @@ def rebuilt(name, one):
         return frames.emit(one["name"], values.text_of(one["fields"], "fields"))
     if kind == "partial":
         return frames.partial(values.text_of(one["value"], "value"))
+    if kind == "imports":
+        return frames.imported(one["names"], stale=one["stale"])
     if one["ok"]:
         return frames.succeeded(values.text_of(one["value"], "value"), one["bytes"], one["truncated"])
     return frames.failed(
@@ -43,7 +45,7 @@ def test_golden_frames(path):
 
 def test_every_kind_has_a_golden_file():
     kinds = {json.loads(path.read_text(encoding="utf-8"))["t"] for path in GOLDEN.glob("frame-*.json")}
-    assert kinds == {"progress", "items", "emit", "partial", "result"}
+    assert kinds == {"progress", "items", "emit", "partial", "imports", "result"}
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("request-*.json")), ids=lambda path: path.stem)
