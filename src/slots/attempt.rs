@@ -16,7 +16,7 @@ use tokio::time::sleep_until;
 
 use super::ending::{self, Health, Over, Remains};
 use super::keeper::Ready;
-use super::output::{Handle, Output, read_now, read_ready};
+use super::output::{Handle, Output, Reader, read_now, read_ready};
 use super::slot::{Process, Slot};
 use super::verdict::{self, Ended, Facts, Word};
 use super::watching::{self, Baseline, Watch};
@@ -29,6 +29,8 @@ use crate::outcome::{Outcome, Report, RunEvent, Usage};
 /// How long a run has to write its stack, on a loaded machine. Part of the grace, not added to it.
 const STACK_PATIENCE: Duration = Duration::from_millis(300);
 const DUMP_MAX: usize = 64 << 10;
+/// Read of frames at once.
+const CHUNK: usize = 16 << 10;
 /// After a stop that brooks no grace.
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -42,6 +44,7 @@ struct Attempt<'a> {
     /// Somebody may still write frames.
     open: bool,
     dump: OwnedFd,
+    chunk: Vec<u8>,
     decoder: Decoder,
     watch: Watch,
     baseline: Baseline,
@@ -148,6 +151,7 @@ impl<'a> Attempt<'a> {
             frames,
             dump,
             open: true,
+            chunk: Vec::with_capacity(CHUNK),
             decoder: Decoder::default(),
             watch: Watch::new(options.limits, baseline, setup.tick),
             baseline,
@@ -275,21 +279,16 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn read_frames(
-        &mut self,
-        read: fn(&AsyncFd<OwnedFd>, &mut [u8]) -> io::Result<usize>,
-        events: &mpsc::Sender<RunEvent>,
-    ) -> bool {
-        let mut chunk = [0; 16 << 10];
-        match read(&self.frames, &mut chunk) {
+    async fn read_frames(&mut self, read: Reader, events: &mpsc::Sender<RunEvent>) -> bool {
+        match read(&self.frames, &mut self.chunk) {
             // A closed pipe stays readable: it must not be waited for again.
             Ok(0) => {
                 self.open = false;
                 false
             }
             Err(_) => false,
-            Ok(n) => {
-                self.decoder.feed(&chunk[..n]);
+            Ok(_) => {
+                self.decoder.feed(&self.chunk);
                 self.decode(events).await;
                 true
             }
@@ -374,14 +373,15 @@ impl<'a> Attempt<'a> {
     }
 
     fn read_dump(&self) -> String {
-        let mut bytes = vec![0; DUMP_MAX];
+        let size = rustix::fs::fstat(&self.dump).map_or(0, |stat| stat.st_size.unsigned_abs());
+        let mut bytes = vec![0; usize::try_from(size).map_or(DUMP_MAX, |size| size.min(DUMP_MAX))];
         let n = rustix::io::pread(&self.dump, &mut bytes, 0).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).into_owned()
     }
 }
 
 fn baseline(setup: &Setup, process: &Process) -> Baseline {
-    let memory = tree::memory(process.pid);
+    let memory = tree::memory_at_birth(process.pid);
     let forked = setup.options.start_method == StartMethod::Forkserver;
     Baseline {
         memory,

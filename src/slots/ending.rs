@@ -85,7 +85,7 @@ async fn sweep(
     killed: &mut tree::Killed,
 ) -> Option<(Reaped, Duration)> {
     // Who was left behind is known before the number of the leader is given free.
-    let mut left = tree::children(slot.pid).iter().any(|pid| *pid != process.pid);
+    let mut left = tree::has_children_beside(slot.pid, process.pid);
     if left {
         tree::freeze_and_kill(slot.pid, killed);
     }

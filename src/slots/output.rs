@@ -8,6 +8,7 @@ use std::io::{self, BufRead, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -52,17 +53,19 @@ impl Tail {
     }
 }
 
-/// One way to read a pipe.
-type Reader = fn(&AsyncFd<OwnedFd>, &mut [u8]) -> io::Result<usize>;
+/// One way to read a pipe: replaces what the buffer holds, up to its capacity.
+pub(super) type Reader = fn(&AsyncFd<OwnedFd>, &mut Vec<u8>) -> io::Result<usize>;
 
 /// Reads if the runtime says there is something, and tells it when there was not.
-pub(super) fn read_ready(pipe: &AsyncFd<OwnedFd>, into: &mut [u8]) -> io::Result<usize> {
-    pipe.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *into)?))
+pub(super) fn read_ready(pipe: &AsyncFd<OwnedFd>, into: &mut Vec<u8>) -> io::Result<usize> {
+    into.clear();
+    pipe.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, spare_capacity(into))?))
 }
 
 /// Reads whatever the runtime knows: for the last bytes of a tree that is gone.
-pub(super) fn read_now(pipe: &AsyncFd<OwnedFd>, into: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::io::read(pipe.get_ref(), into)?)
+pub(super) fn read_now(pipe: &AsyncFd<OwnedFd>, into: &mut Vec<u8>) -> io::Result<usize> {
+    into.clear();
+    Ok(rustix::io::read(pipe.get_ref(), spare_capacity(into))?)
 }
 
 /// Cuts one stream into lines.
@@ -163,7 +166,7 @@ impl Output {
     }
 
     async fn work(mut self, mut ended: oneshot::Receiver<()>, give: oneshot::Sender<Tail>) {
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = Vec::with_capacity(CHUNK);
         loop {
             let [out, err] = &mut self.sources;
             let which = if let Some(line) = self.pending.front() {
@@ -192,7 +195,7 @@ impl Output {
     }
 
     /// Reads one chunk. True if there may be more at once.
-    fn read(&mut self, which: usize, chunk: &mut [u8], read: Reader) -> bool {
+    fn read(&mut self, which: usize, chunk: &mut Vec<u8>, read: Reader) -> bool {
         let source = &mut self.sources[which];
         match read(&source.pipe, chunk) {
             Ok(0) => {
@@ -200,10 +203,10 @@ impl Output {
                 self.flush(which);
                 false
             }
-            Ok(n) => {
-                self.tail.push(&chunk[..n]);
+            Ok(_) => {
+                self.tail.push(chunk);
                 let (origin, stream, pending) = (&self.origin, source.stream, &mut self.pending);
-                source.splitter.push(&chunk[..n], |line| {
+                source.splitter.push(chunk, |line| {
                     pending.push_back(OutputLine { origin: Arc::clone(origin), stream, line });
                 });
                 true

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
@@ -53,8 +54,14 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn is_alive(&self) -> bool {
-        tree::stat(self.pid).is_some_and(|stat| !stat.is_dead())
+        lives(&self.pidfd)
     }
+}
+
+/// A pidfd is readable once its process has ended.
+fn lives(pidfd: &AsyncFd<OwnedFd>) -> bool {
+    let mut asked = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready == 0)
 }
 
 /// What a slot told of the dead.
@@ -153,7 +160,7 @@ impl Slot {
     async fn order(&self, message: &[u8]) -> Result<Vec<u8>, SlotError> {
         let go = self.go.as_ref().ok_or(SlotError::Gone)?;
         spawn::send(go.get_ref(), message, &[]).map_err(|_| SlotError::Gone)?;
-        let mut answer = [0; 512];
+        let mut answer = Vec::with_capacity(512);
         let asked = Instant::now();
         loop {
             let Ok(ready) = tokio::time::timeout(NUDGE, go.readable()).await else {
@@ -166,7 +173,7 @@ impl Slot {
             drop(ready?);
             match read_ready(go, &mut answer) {
                 Ok(0) => return Err(SlotError::Gone),
-                Ok(n) => return Ok(answer[..n].to_vec()),
+                Ok(_) => return Ok(answer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(SlotError::Gone),
             }
@@ -237,7 +244,7 @@ impl Slot {
     /// A process for a run: the parked one if it is well, else a new one.
     pub(super) async fn process(&mut self) -> Result<Process, SlotError> {
         // Without its slot a parked process is an orphan about to be killed.
-        if tree::stat(self.pid).is_none_or(|stat| stat.is_dead()) {
+        if !lives(&self.pidfd) {
             return Err(SlotError::Gone);
         }
         if let Some(parked) = self.parked.take() {

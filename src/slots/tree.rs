@@ -105,6 +105,20 @@ pub(super) fn memory(pid: i32) -> Memory {
     slurp(format!("/proc/{pid}/status")).map(|text| parse_memory(&text)).unwrap_or_default()
 }
 
+/// The same of a process that waits for its request, from a file that costs a fifth: what was shared
+/// between processes is not told apart from files there, and its peak is what it has.
+pub(super) fn memory_at_birth(pid: i32) -> Memory {
+    slurp(format!("/proc/{pid}/statm")).map(|text| parse_statm(&text)).unwrap_or_default()
+}
+
+fn parse_statm(text: &str) -> Memory {
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    let mut bytes = text.split_ascii_whitespace().map(|n| n.parse::<u64>().unwrap_or(0) * page);
+    let (resident, shared) = (bytes.nth(1).unwrap_or(0), bytes.next().unwrap_or(0));
+    let data = bytes.nth(2).unwrap_or(0);
+    Memory { anonymous: resident.saturating_sub(shared), peak: resident, data }
+}
+
 /// Whether a process still has a handler for this signal.
 pub(super) fn handles(pid: i32, signal: i32) -> bool {
     let Ok(text) = slurp(format!("/proc/{pid}/status")) else { return false };
@@ -114,6 +128,14 @@ pub(super) fn handles(pid: i32, signal: i32) -> bool {
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
     mask >> (signal - 1) & 1 == 1
+}
+
+/// Whether a process of one thread, as a slot is, has a child beside this one.
+pub(super) fn has_children_beside(pid: i32, known: i32) -> bool {
+    match slurp(format!("/proc/{pid}/task/{pid}/children")) {
+        Ok(text) => text.split_ascii_whitespace().any(|word| word.parse() != Ok(known)),
+        Err(_) => children(pid).iter().any(|child| *child != known),
+    }
 }
 
 /// Children of all threads of a process.
