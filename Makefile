@@ -38,9 +38,13 @@ fmt: setup ## format Rust and Python
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: build setup redis ## measure what the README quotes
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
-	$(BIN)/python benches/bench.py
+bench: build redis .venv-bench/ready ## measure the executor, RQ, Celery and the machine's floor (PARTS: only these)
+	.venv-bench/bin/python benches/bench.py $(PARTS)
+
+.venv-bench/ready: benches/requirements.txt scripts/ensure-venv.sh
+	bash scripts/ensure-venv.sh .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 demo: redis ## jobs that succeed, fail, hang and crash, live, in under a minute (DEMO_PROFILE=debug: the debug build)
 	cargo build $(if $(filter debug,$(DEMO_PROFILE)),,--release)

@@ -1,0 +1,5 @@
+"""Nothing to do."""
+
+
+def run():
+    """Nothing."""
