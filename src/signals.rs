@@ -18,6 +18,9 @@ pub enum Signal {
 /// gone from here on.
 pub fn listen() -> std::io::Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(8);
+    // A file that may not grow is an error of the write, as a full disk is, and no reason to die.
+    // Caught rather than ignored: what we start begins with the default.
+    let _caught = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     for (kind, meaning) in [
         (SignalKind::terminate(), Signal::Terminate),
         (SignalKind::interrupt(), Signal::Interrupt),

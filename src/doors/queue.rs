@@ -114,7 +114,8 @@ impl QueueDoor {
                     "nothing is taken until this is mended"
                 );
             }
-            DoorError::Ledger(error) if *told != text => {
+            // While it cannot be written at all, it says so itself.
+            DoorError::Ledger(error) if *told != text && self.ledger.trouble().is_none() => {
                 tracing::error!(event = "accept_delayed", error = %error, "the ledger refused jobs; they stay noted in Redis and are tried again");
             }
             _ => {}
@@ -148,6 +149,7 @@ impl QueueDoor {
         look_again.reset();
         while !*self.draining.borrow() {
             if self.room() == 0 {
+                self.forget(&mut shared).await?;
                 self.sleep(LOOK_FOR_ROOM).await;
                 continue;
             }
@@ -181,6 +183,9 @@ impl QueueDoor {
     /// How many more jobs may be taken into the ledger. Those that wait for their time, or for
     /// another job, do not stand in the way of those that could begin.
     fn room(&self) -> usize {
+        if self.ledger.trouble().is_some() {
+            return 0;
+        }
         let ahead = match *self.peers.borrow() {
             0 | 1 => AHEAD.saturating_sub(self.ledger.waiting()),
             _ => 0,

@@ -51,8 +51,8 @@ pub enum HttpError {
 pub struct Sources {
     /// The board.
     pub health: Arc<Health>,
-    /// Whether the ledger's last write succeeded and a new one is taken; else a sentence.
-    pub ledger: Box<dyn Fn() -> LedgerAnswer + Send + Sync>,
+    /// Whether the ledger's last write succeeded and a new one is taken in time; else a sentence.
+    pub ledger: Box<dyn Fn(Duration) -> LedgerAnswer + Send + Sync>,
     /// Jobs waiting in the ledger, and log lines dropped.
     pub counts: Box<dyn Fn() -> (u64, u64) + Send + Sync>,
 }

@@ -10,14 +10,18 @@ mod lock;
 mod reader;
 mod records;
 mod recover;
+mod sound;
 mod steer;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -29,6 +33,7 @@ pub use records::{
     Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options, Outbox,
     OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
 };
+use trouble::{Reach, Trouble};
 use writer::{Reply, Verb};
 
 /// The writing end. Cheap to clone; all clones feed one writer thread with group commit.
@@ -42,7 +47,7 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Shared {
     id: String,
-    healthy: AtomicBool,
+    trouble: Trouble,
     waiting: AtomicU64,
     unmet: AtomicU64,
 }
@@ -61,10 +66,13 @@ impl Ledger {
         let recovered = store.recover().map_err(failed)?;
         let shared = Arc::new(Shared {
             id: store.ledger_id().map_err(failed)?,
-            healthy: AtomicBool::new(true),
+            trouble: Trouble::default(),
             waiting: AtomicU64::new(store.count_waiting().map_err(failed)?),
             unmet: AtomicU64::new(0),
         });
+        if store::file_size(&path) > store::CHECKED_AT_START {
+            check_meanwhile(path.clone(), Arc::clone(&shared));
+        }
         let (verbs, inbox) = mpsc::channel();
         let (claims, claimed) = tokio::sync::mpsc::unbounded_channel();
         let writer = writer::Writer::new(store, inbox, claims, Arc::clone(&shared), lock);
@@ -142,9 +150,24 @@ impl Ledger {
         self.ask(Verb::Probe).await
     }
 
-    /// Whether the last write succeeded.
-    pub fn healthy(&self) -> bool {
-        self.shared.healthy.load(Ordering::Relaxed)
+    /// Why the ledger cannot be written, in a sentence; `None` while it can, as of the last write.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.why()
+    }
+
+    /// Whether a new write is taken within this time; else why not, in a sentence.
+    pub async fn writable_within(&self, time: Duration) -> Result<(), String> {
+        let probed = tokio::time::timeout(time, self.probe()).await;
+        let missed = || {
+            format!(
+                "no write was taken within {time:?}; its disk is slow, or another process holds its lock"
+            )
+        };
+        match (self.trouble(), probed) {
+            (Some(why), _) => Err(why),
+            (None, Ok(probed)) => probed.map_err(|error| error.to_string()),
+            (None, Err(_)) => Err(missed()),
+        }
     }
 
     /// Jobs waiting in the ledger (QUEUED), for whatever reason.
@@ -210,4 +233,16 @@ impl Ledger {
     fn tell(&self, verb: Verb) {
         let _ = self.verbs.send(verb);
     }
+}
+
+/// Reads a large ledger through beside its use. Nobody waits for it: without it nothing is lacking
+/// but the early word.
+fn check_meanwhile(path: PathBuf, shared: Arc<Shared>) {
+    let checking = move || {
+        let found = Reader::open(&path).and_then(|reader| reader.whole());
+        if let Err(error @ LedgerError::Damaged { .. }) = found {
+            shared.trouble.note(Reach::Damaged, &error.to_string());
+        }
+    };
+    let _ = std::thread::Builder::new().name("ledger-check".into()).spawn(checking);
 }

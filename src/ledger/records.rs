@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::trouble::{MEND, explain};
 use crate::job::{Claim, JobId, NewJob, Refusal, Source, StartMethod, Status};
 use crate::outcome::Report;
 use crate::policy::Disposition;
@@ -55,10 +56,10 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The database refused.
-    #[error("the database refused")]
+    #[error("{}", explain(.0))]
     Sqlite(#[from] rusqlite::Error),
-    /// The commit failed: nothing of its batch is recorded.
-    #[error("the commit failed")]
+    /// Nothing of its batch is recorded.
+    #[error("the ledger cannot be written: {}", explain(.0))]
     Commit(#[source] Arc<rusqlite::Error>),
     /// No file there.
     #[error("there is no ledger at {path}")]
@@ -67,7 +68,9 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// A file or directory beside it.
-    #[error("{path}")]
+    #[error(
+        "{path} cannot be written; give this user the right to, or name another ledger with DB_URL"
+    )]
     File {
         /// Which.
         path: PathBuf,
@@ -76,12 +79,31 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// Written by a newer executor.
-    #[error("its schema version {found} is newer than {known}, the newest this executor knows")]
+    #[error(
+        "its schema version {found} is newer than {known}, the newest this executor knows; run the executor that wrote it, or a newer one, or name another ledger with DB_URL"
+    )]
     Newer {
         /// In the file.
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// The file is damaged.
+    #[error("it is damaged ({what}); {MEND}")]
+    Damaged {
+        /// What was found.
+        what: String,
+    },
+    /// A database, but of somebody else.
+    #[error("it is a database, but no ledger of an executor; name another file with DB_URL")]
+    Foreign,
+    /// A log without the file it belongs to.
+    #[error(
+        "it is missing or empty, but its log {wal} is not, and would be thrown away; bring the file back, or, if what it held may go, move the log away too"
+    )]
+    Orphaned {
+        /// The log.
+        wal: PathBuf,
     },
     /// The guard did not hold: the row is no longer in the expected state.
     #[error("attempt {attempt} of job {id} is not the running one")]

@@ -64,6 +64,14 @@ pub enum ServeError {
     /// The Redis URL.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Stopped in time, but the ledger would not be written.
+    #[error(
+        "the endings of {attempts} attempts could not be recorded before the grace was over, because the ledger cannot be written; the next start runs these jobs again"
+    )]
+    Unrecorded {
+        /// How many.
+        attempts: usize,
+    },
     /// The system refused.
     #[error("{what}")]
     System {
@@ -94,7 +102,11 @@ pub fn serve(loaded: Loaded, environment: &Environment) -> Result<(), ServeError
     })?;
     let ended = runtime.block_on(daemon(&loaded, &log, &notifier));
     if let Err(error) = &ended {
-        tracing::error!(event = "start_failed", error = crate::flow::chain(error), "not serving");
+        let event = match error {
+            ServeError::Unrecorded { .. } => "stopped_unrecorded",
+            _ => "start_failed",
+        };
+        tracing::error!(event, error = crate::flow::chain(error), "not serving");
     }
     runtime.shutdown_timeout(Duration::from_millis(200));
     log.finish();
@@ -152,8 +164,7 @@ async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<
     daemon.begin_redis(settings, &draining).await?;
     daemon.begin_schedules(settings);
     daemon.begin_pruning(settings);
-    daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await;
-    Ok(())
+    daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await
 }
 
 impl Daemon {
@@ -162,11 +173,9 @@ impl Daemon {
         let (asked, counted, tap) = (self.ledger.clone(), self.ledger.clone(), log.tap());
         let sources = Sources {
             health: Arc::clone(&self.health),
-            ledger: Box::new(move || {
+            ledger: Box::new(move |time| {
                 let ledger = asked.clone();
-                Box::pin(
-                    async move { ledger.probe().await.map_err(|error| crate::flow::chain(&error)) },
-                )
+                Box::pin(async move { ledger.writable_within(time).await })
             }),
             counts: Box::new(move || (counted.waiting(), tap.dropped())),
         };
@@ -347,7 +356,7 @@ impl Daemon {
         signals: mpsc::Receiver<Signal>,
         draining: watch::Sender<bool>,
         notifier: &Arc<Notifier>,
-    ) {
+    ) -> Result<(), ServeError> {
         let settings = &loaded.settings;
         let flow = Flow {
             slots: self.slots.clone(),
@@ -370,12 +379,20 @@ impl Daemon {
             notifier.stopping();
             Instant::now()
         };
-        let ((), begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
-        self.end(begun + plan.grace, &settings.ledger_path).await;
+        let (unrecorded, begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
+        self.end(begun + plan.grace, &settings.ledger_path, unrecorded == 0).await;
+        match unrecorded {
+            0 => {
+                tracing::info!(event = "stopped", "drained");
+                Ok(())
+            }
+            attempts => Err(ServeError::Unrecorded { attempts }),
+        }
     }
 
-    /// Tells what is still to be told, frees the name, closes the ledger, by the deadline.
-    async fn end(&mut self, deadline: Instant, ledger_path: &Path) {
+    /// Tells what is still to be told, frees the name, closes the ledger, by the deadline. A ledger
+    /// that cannot be written is not asked any more: what it has is on disk.
+    async fn end(&mut self, deadline: Instant, ledger_path: &Path, ledger_answers: bool) {
         let least = Instant::now() + Duration::from_millis(200);
         let deadline = (deadline - Duration::from_millis(300)).max(least);
         if let Some(redis) = &mut self.redis {
@@ -385,7 +402,7 @@ impl Daemon {
             }
             self.tasks.shutdown().await;
             let told = async {
-                let told = redis.publisher.send_all().await;
+                let told = ledger_answers && redis.publisher.send_all().await;
                 let released = redis.leader.release().await;
                 let left = redis.heart.leave().await;
                 told && released.is_ok() && left.is_ok()
@@ -400,7 +417,9 @@ impl Daemon {
         self.slots.close().await;
         // Nobody is reached by it any more; one that stays is taken for a past life's.
         let _ = std::fs::remove_file(control::path_of(ledger_path));
-        self.ledger.close().await;
-        tracing::info!(event = "stopped", "drained");
+        if ledger_answers {
+            let deadline = deadline.max(Instant::now() + Duration::from_millis(200));
+            let _ = tokio::time::timeout_at(deadline, self.ledger.close()).await;
+        }
     }
 }

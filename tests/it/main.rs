@@ -15,6 +15,7 @@ mod identity;
 mod isolation;
 mod jobs;
 mod layering;
+mod ledger_trouble;
 mod outage;
 mod output;
 mod preload;

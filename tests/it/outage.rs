@@ -188,7 +188,7 @@ fn a_ledger_that_refuses_loses_nothing() {
     for n in 0..5 {
         redis.push(&json!({"job_id": format!("{n}"), "target": "tasks.good.noop"}));
     }
-    executor.line("accept_delayed", |line| line["event"] == "accept_delayed");
+    executor.line("ledger_lost", |line| line["event"] == "ledger_lost");
     let (status, body) = executor.healthz();
     assert_eq!((status, &body["checks"]["redis"]), (503, &json!("ok")));
     assert_ne!(body["checks"]["ledger"], "ok");
@@ -201,7 +201,8 @@ fn a_ledger_that_refuses_loses_nothing() {
     eventually("the notes to be forgotten", || (noted(&redis) == 0).then_some(()));
     assert_eq!(executor.rows("SELECT count(*) AS n FROM jobs")[0]["n"], 5);
     assert_eq!(executor.rows("SELECT count(*) AS n FROM attempts")[0]["n"], 5);
-    assert_eq!((executor.count("accept_delayed"), executor.count("redis_lost")), (1, 0));
+    assert_eq!((executor.count("ledger_lost"), executor.count("redis_lost")), (1, 0));
+    eventually("the end of the outage", || (executor.count("ledger_back") == 1).then_some(()));
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
 }
 
