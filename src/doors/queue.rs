@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::intake::{self, Intake};
 use super::leader::read_item;
+use super::origin::{self, TakeOver};
 use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
 use crate::job::{Refusal, Source, Target};
@@ -78,6 +79,8 @@ pub struct QueueDoor {
     pub draining: watch::Receiver<bool>,
     /// Receipts of what has been written down, but is still noted in Redis.
     pub written_down: Vec<String>,
+    /// The ledger that ours was copied from, until its notes are ours.
+    pub origin: Option<String>,
 }
 
 /// Why a round of the door ended early.
@@ -232,6 +235,7 @@ impl QueueDoor {
         &mut self,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), DoorError> {
+        self.take_over(connection).await?;
         let noted: std::collections::BTreeMap<String, Vec<u8>> =
             redis::cmd("HGETALL").arg(self.accepting()).query_async(connection).await?;
         let noted: Vec<Noted> =
@@ -239,6 +243,31 @@ impl QueueDoor {
         for batch in noted.chunks(BATCH) {
             self.accept(connection, batch.to_vec()).await?;
             self.forget(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Over a restored copy: what its original had only noted is ours, once its executor is dead.
+    async fn take_over(&mut self, connection: &mut MultiplexedConnection) -> Result<(), DoorError> {
+        let Some(origin) = self.origin.clone() else { return Ok(()) };
+        match origin::take_over(connection, &origin, self.ledger.id()).await? {
+            TakeOver::Lives => {
+                tracing::debug!(
+                    event = "origin_lives",
+                    origin,
+                    "the ledger this one was copied from is served; what it has noted stays its own"
+                );
+            }
+            TakeOver::Done(notes) => {
+                self.ledger.forget_origin().await?;
+                self.origin = None;
+                tracing::info!(
+                    event = "origin_taken_over",
+                    origin,
+                    notes,
+                    "this ledger is a copy; what its original had only noted is taken over"
+                );
+            }
         }
         Ok(())
     }
@@ -307,8 +336,13 @@ impl QueueDoor {
     }
 
     fn accepting(&self) -> String {
-        format!("executor:accepting:{}", self.ledger.id())
+        accepting(self.ledger.id())
     }
+}
+
+/// Where a ledger's executor notes what it is about to write down.
+pub(super) fn accepting(ledger_id: &str) -> String {
+    format!("executor:accepting:{ledger_id}")
 }
 
 /// A payload that has left its list but is not yet in the ledger.

@@ -3,6 +3,7 @@
 //! The verbs hold nothing particular to SQLite. Must not know Redis, processes or configuration.
 
 mod accept;
+mod backup;
 mod claim;
 mod experiment;
 mod finish;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::job::{Claim, JobId};
 
+pub use backup::{BackupError, Copied, backup};
 pub use reader::{JobFilter, Reader, Row, WaitsFor};
 pub use records::{
     Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options, Outbox,
@@ -47,6 +49,7 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Shared {
     id: String,
+    origin: Option<String>,
     trouble: Trouble,
     waiting: AtomicU64,
     unmet: AtomicU64,
@@ -66,6 +69,7 @@ impl Ledger {
         let recovered = store.recover().map_err(failed)?;
         let shared = Arc::new(Shared {
             id: store.ledger_id().map_err(failed)?,
+            origin: store.origin().map_err(failed)?,
             trouble: Trouble::default(),
             waiting: AtomicU64::new(store.count_waiting().map_err(failed)?),
             unmet: AtomicU64::new(0),
@@ -86,6 +90,16 @@ impl Ledger {
     /// The UUID written into the file when it was made.
     pub fn id(&self) -> &str {
         &self.shared.id
+    }
+
+    /// The id of the ledger it was copied from, if that mattered still when it was opened.
+    pub fn origin(&self) -> Option<&str> {
+        self.shared.origin.as_deref()
+    }
+
+    /// That the ledger is a copy no longer matters.
+    pub async fn forget_origin(&self) -> Result<(), LedgerError> {
+        self.ask(Verb::ForgetOrigin).await
     }
 
     /// Writes arrivals down, in order, in one commit. When this returns they are on disk.

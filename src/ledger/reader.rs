@@ -77,12 +77,17 @@ impl Reader {
         if !path.exists() {
             return Err(LedgerError::Missing { path: path.to_owned() });
         }
+        sound::fitting_log(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(Duration::from_secs(5))?;
         let version = store::version(&conn)?;
         sound::ours(&conn, version)?;
         Ok(Self { conn })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.conn
     }
 
     /// Reads every page; an error says what is damaged.

@@ -105,6 +105,14 @@ pub enum LedgerError {
         /// The log.
         wal: PathBuf,
     },
+    /// A log that belongs to another file.
+    #[error(
+        "{wal} is the log of another file, such as the one this copy was put in the place of, and would ruin it; move it, and the -shm beside it, away"
+    )]
+    StrangeLog {
+        /// The log.
+        wal: PathBuf,
+    },
     /// The guard did not hold: the row is no longer in the expected state.
     #[error("attempt {attempt} of job {id} is not the running one")]
     NotRunning {

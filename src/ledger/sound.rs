@@ -1,20 +1,35 @@
 //! Whether a file is a ledger, and whole, before anything is written to it.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::LedgerError;
 use super::lock::beside;
+use super::store::file_size;
 use super::trouble::{Reach, reach};
 
-/// A database whose file is missing or empty, but whose log is not: opened, SQLite would throw the
-/// log away, and with it what was committed last.
-pub(super) fn no_orphaned_log(path: &Path) -> Result<(), LedgerError> {
-    let size = |path: &Path| path.metadata().map_or(0, |file| file.len());
+/// Where in a file it stands whether writing goes through a log, and the value if not.
+const FORMAT_AT: usize = 18;
+const WITHOUT_LOG: u8 = 1;
+
+/// A log beside a file that it does not belong to. A missing or empty file: SQLite would throw the log
+/// away, and with it what was committed last. A copy, which is made without log, put in the place of a
+/// file whose log was left: SQLite would write that log's pages into it.
+pub(super) fn fitting_log(path: &Path) -> Result<(), LedgerError> {
     let wal = beside(path, "-wal");
-    if size(path) == 0 && size(&wal) > 0 {
+    if file_size(&wal) == 0 {
+        return Ok(());
+    }
+    if file_size(path) == 0 {
         return Err(LedgerError::Orphaned { wal });
+    }
+    let mut head = [0; FORMAT_AT + 1];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    if read.is_ok() && head[FORMAT_AT] == WITHOUT_LOG {
+        return Err(LedgerError::StrangeLog { wal });
     }
     Ok(())
 }

@@ -18,6 +18,10 @@ use crate::clock::{self, Timestamp};
 /// Migrations in order: the first makes the schema, `PRAGMA user_version` counts those applied.
 const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
 
+/// In `meta`: the ledger's id, and that of the ledger it was copied from.
+pub(super) const LEDGER_ID: &str = "ledger_id";
+pub(super) const ORIGIN: &str = "copied_from";
+
 /// How long to wait for a reader that holds the file, or a command at work on it.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -38,7 +42,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(options: Options) -> Result<Self, LedgerError> {
-        sound::no_orphaned_log(&options.path)?;
+        sound::fitting_log(&options.path)?;
         let mut conn = Connection::open(&options.path)?;
         conn.busy_timeout(BUSY)?;
         // Looked at before anything is written to it.
@@ -61,8 +65,14 @@ impl Store {
     }
 
     pub(super) fn ledger_id(&self) -> Result<String, LedgerError> {
-        let sql = "SELECT value FROM meta WHERE name = 'ledger_id'";
-        Ok(self.conn.query_row(sql, [], |row| row.get(0))?)
+        let sql = "SELECT value FROM meta WHERE name = ?";
+        Ok(self.conn.query_row(sql, [LEDGER_ID], |row| row.get(0))?)
+    }
+
+    /// The id of the ledger it was copied from, until that no longer matters.
+    pub(super) fn origin(&self) -> Result<Option<String>, LedgerError> {
+        let sql = "SELECT value FROM meta WHERE name = ?";
+        Ok(self.conn.query_row(sql, [ORIGIN], |row| row.get(0)).optional()?)
     }
 
     pub(super) fn count_waiting(&self) -> Result<u64, LedgerError> {
@@ -145,7 +155,7 @@ fn migrate(conn: &mut Connection, found: i64) -> Result<(), LedgerError> {
         tx.pragma_update(None, "user_version", version)?;
         if version == 1 {
             let id = uuid::Uuid::now_v7().to_string();
-            tx.execute("INSERT INTO meta (name, value) VALUES ('ledger_id', ?)", [id])?;
+            tx.execute("INSERT INTO meta (name, value) VALUES (?, ?)", [LEDGER_ID, &id])?;
         }
         tx.commit()?;
     }
@@ -304,6 +314,11 @@ impl Batch<'_> {
                 self.tell_job(seq)?;
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn forget_origin(&mut self) -> Result<(), LedgerError> {
+        self.conn.prepare_cached("DELETE FROM meta WHERE name = ?")?.execute([ORIGIN])?;
         Ok(())
     }
 

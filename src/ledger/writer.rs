@@ -57,6 +57,7 @@ pub(super) enum Verb {
     Prune(Timestamp, u32, Reply<u64>),
     Clock(Reply<Vec<ClockRow>>),
     NoteClock(ClockRow, Reply<()>),
+    ForgetOrigin(Reply<()>),
     Close(Reply<()>),
     #[cfg(test)]
     LimitPages(Option<u32>, Reply<()>),
@@ -373,6 +374,10 @@ fn act(
             let done = batch.guarded(|batch| batch.note_clock(&row));
             answers.push(answer(reply, done));
         }
+        Verb::ForgetOrigin(reply) => {
+            let done = batch.guarded(Batch::forget_origin);
+            answers.push(answer(reply, done));
+        }
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
         Verb::LimitPages(_, reply) => answers.push(answer(reply, Ok(()))),
@@ -399,6 +404,7 @@ fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
         | Verb::BeginRun(_, _, reply)
         | Verb::Unclaim(_, _, reply)
         | Verb::NoteClock(_, reply)
+        | Verb::ForgetOrigin(reply)
         | Verb::Probe(reply) => answers.push(refusal(reply)),
         Verb::Cancel(_, reply) => answers.push(refusal(reply)),
         Verb::Retry(_, reply) => answers.push(refusal(reply)),

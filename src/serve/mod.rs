@@ -225,6 +225,7 @@ impl Daemon {
             peers: heart.peers(),
             draining: draining.subscribe(),
             written_down: Vec::new(),
+            origin: self.ledger.origin().map(str::to_owned),
         };
         let door = Some(tokio::spawn(door.run()));
         let metrics = Metrics::begin(Arc::clone(&link));

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a failed test shows the executor's log")]
 
 mod allow_list;
+mod backup;
 mod cli;
 mod cron;
 mod experiments;

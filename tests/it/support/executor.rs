@@ -112,6 +112,22 @@ impl Executor {
         command
     }
 
+    /// As [`Executor::command`], limited if that was asked for.
+    fn limited_command(&self, arguments: &[&str]) -> Command {
+        if !self.limited {
+            return self.command(arguments);
+        }
+        let mut command = Command::new("prlimit");
+        command.arg("--fsize=0:unlimited").arg(binary()).args(arguments).env_clear();
+        command.envs(&self.environment).current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs a command to its end, limited if that was asked for.
+    pub(crate) fn limited_output(&self, arguments: &[&str]) -> Output {
+        self.limited_command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
     /// Runs a command to its end.
     pub(crate) fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).stdin(Stdio::null()).output().unwrap()
@@ -133,15 +149,7 @@ impl Executor {
 
     /// Starts `serve` without waiting.
     pub(crate) fn serve_unready(&mut self) {
-        let mut command = match self.limited {
-            false => self.command(&["serve"]),
-            true => {
-                let mut limited = Command::new("prlimit");
-                limited.arg("--fsize=0:unlimited").arg(binary()).arg("serve").env_clear();
-                limited.envs(&self.environment).current_dir(self.dir.path());
-                limited
-            }
-        };
+        let mut command = self.limited_command(&["serve"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         self.lines.lock().unwrap().clear();
