@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock;
 use crate::health::Health;
-use crate::link::{Link, is_outage};
+use crate::link::{Link, Perform, is_outage};
 
 /// Missed intervals after which an executor counts as dead.
 const MISSED: u32 = 3;
@@ -96,7 +96,7 @@ impl Heart {
             .arg(self.health.facts().slots)
             .arg(clock::text(clock::now()))
             .arg(&self.identity.queue)
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await?;
         if !living {
             let executor_id = self.identity.executor_id.clone();
@@ -152,7 +152,7 @@ impl Heart {
             .key(self.members())
             .arg(&self.identity.ledger_id)
             .arg(&self.identity.executor_id)
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await
     }
 

@@ -5,6 +5,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script};
 
 use super::scan;
+use crate::link::Perform;
 
 /// Moves notes; one that is there already stays. KEYS: from, to. Answers how many.
 const MOVE: &str = "
@@ -40,7 +41,7 @@ pub(super) async fn take_over(
     let moved = Script::new(MOVE)
         .key(super::queue::accepting(origin))
         .key(super::queue::accepting(ours))
-        .invoke_async(connection)
+        .perform(connection)
         .await?;
     Ok(TakeOver::Done(moved))
 }

@@ -21,15 +21,15 @@ use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
 use crate::job::{Refusal, Source, Target};
 use crate::ledger::{Arrival, Ledger};
-use crate::link::{Link, is_outage};
+use crate::link::{Link, Perform, is_outage};
 use crate::payload::{Draft, MAX_PAYLOAD_BYTES};
 
 /// Most jobs, and most bytes, taken in one go.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long a peek blocks; its connection waits a little longer for the answer.
-const PEEK: Duration = Duration::from_secs(5);
-const PEEK_ANSWER: Duration = Duration::from_secs(10);
+const PEEK: Duration = Duration::from_secs(2);
+const PEEK_ANSWER: Duration = Duration::from_secs(4);
 /// Jobs taken into the ledger ahead of their turn while nobody else serves the queue, so that
 /// priorities count among them.
 const AHEAD: u64 = 10_000;
@@ -225,7 +225,7 @@ impl QueueDoor {
         }
         call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
         call.arg(most).arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
-        let taken: Vec<(String, Vec<u8>)> = call.invoke_async(connection).await?;
+        let taken: Vec<(String, Vec<u8>)> = call.perform(connection).await?;
         self.written_down.clear();
         Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
     }

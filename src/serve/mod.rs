@@ -40,6 +40,8 @@ use options::{eligible, ledger_options, slot_options};
 /// How often old jobs are removed, and how many in one step.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_STEP: u32 = 500;
+/// What the main runtime may take beside the answer itself.
+const SLACK: Duration = Duration::from_millis(200);
 /// How long to wait for Redis at the start before going on without.
 const REDIS_AT_START: Duration = Duration::from_secs(3);
 
@@ -159,20 +161,48 @@ async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<
     });
     health.loop_tick();
     let draining = watch::Sender::new(false);
+    let link = match &settings.redis {
+        Some(url) => Some(Arc::new(Link::new(url, Arc::clone(&health))?)),
+        None => None,
+    };
     let mut daemon = Daemon { health, ledger, slots, redis: None, tasks: JoinSet::new() };
-    daemon.begin_http(settings, log)?;
-    daemon.begin_redis(settings, &draining).await?;
+    daemon.begin_http(settings, log, link.clone())?;
+    if let Some(link) = link {
+        daemon.begin_redis(settings, link, &draining).await?;
+    }
     daemon.begin_schedules(settings);
     daemon.begin_pruning(settings);
     daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await
 }
 
+/// Asks Redis for the health page: on the main runtime, where the link lives, but no longer than the
+/// page can wait.
+fn ask_redis(link: Arc<Link>) -> Box<dyn Fn(Duration) -> http::Answer + Send + Sync> {
+    let main = tokio::runtime::Handle::current();
+    Box::new(move |time| {
+        let link = Arc::clone(&link);
+        let asked = main.spawn(async move { link.answers_within(time).await });
+        Box::pin(async move {
+            let answer = tokio::time::timeout(time + SLACK, asked).await;
+            answer.ok().and_then(Result::ok).unwrap_or_else(|| {
+                Err("it could not be asked: this executor is busy or ends".to_owned())
+            })
+        })
+    })
+}
+
 impl Daemon {
-    fn begin_http(&self, settings: &Settings, log: &Log) -> Result<(), ServeError> {
+    fn begin_http(
+        &self,
+        settings: &Settings,
+        log: &Log,
+        link: Option<Arc<Link>>,
+    ) -> Result<(), ServeError> {
         let Some(addr) = settings.http_addr else { return Ok(()) };
         let (asked, counted, tap) = (self.ledger.clone(), self.ledger.clone(), log.tap());
         let sources = Sources {
             health: Arc::clone(&self.health),
+            redis: link.map(ask_redis),
             ledger: Box::new(move |time| {
                 let ledger = asked.clone();
                 Box::pin(async move { ledger.writable_within(time).await })
@@ -187,10 +217,9 @@ impl Daemon {
     async fn begin_redis(
         &mut self,
         settings: &Settings,
+        link: Arc<Link>,
         draining: &watch::Sender<bool>,
     ) -> Result<(), ServeError> {
-        let Some(url) = &settings.redis else { return Ok(()) };
-        let link = Arc::new(Link::new(url, Arc::clone(&self.health))?);
         let identity = Identity {
             executor_id: settings.executor_id.clone(),
             ledger_id: self.ledger.id().to_owned(),

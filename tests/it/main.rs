@@ -22,6 +22,7 @@ mod output;
 mod preload;
 mod python;
 mod queue;
+mod redis_trouble;
 mod shutdown;
 mod slots;
 mod steering;

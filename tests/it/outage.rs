@@ -50,7 +50,10 @@ fn jobs_in_the_ledger_run_on_while_redis_is_away() {
             });
         }
         eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
-        assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (outage, outage));
+        eventually("the end of the outage to be told", || {
+            (executor.count("redis_back") == outage).then_some(())
+        });
+        assert_eq!(executor.count("redis_lost"), outage);
     }
 }
 
@@ -64,6 +67,7 @@ fn a_start_without_redis_waits_for_it() {
     redis.push(&json!({"job_id": "a", "target": "tasks.good.noop"}));
     within(BACK, "the job to be taken", || executor.job("a"));
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    executor.line("redis_back", |line| line["event"] == "redis_back");
     assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (1, 1));
 }
 
@@ -75,6 +79,10 @@ fn a_frozen_redis_is_one_outage() {
         "params": {"path": executor.dir.path().join("go")}}));
     executor.until("a", "RUNNING");
     redis.freeze();
+    // Long before that is called an outage.
+    let (status, body) = executor.healthz();
+    assert_eq!((status, executor.count("redis_lost")), (503, 0), "{body}");
+    assert!(body["checks"]["redis"].as_str().unwrap().contains("within 1s"), "{body}");
     executor.line("redis_lost", |line| line["event"] == "redis_lost");
     std::fs::write(executor.dir.path().join("go"), "").unwrap();
     executor.until("a", "COMPLETED");
@@ -91,6 +99,7 @@ fn a_frozen_redis_is_one_outage() {
         });
     }
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    executor.line("redis_back", |line| line["event"] == "redis_back");
     assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (1, 1));
 }
 
@@ -115,6 +124,7 @@ fn a_full_redis_is_one_outage() {
         (redis.hash("executor:job:b").get("status")? == "COMPLETED").then_some(())
     });
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    executor.line("redis_back", |line| line["event"] == "redis_back");
     assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (1, 1));
 }
 
