@@ -94,8 +94,12 @@ impl Health {
     }
 
     /// Redis answers, but nothing can be taken from it: why, in a sentence; `None` once it can.
-    pub fn set_door_fault(&self, fault: Option<String>) {
-        *self.door_fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    /// Returns what stood before.
+    pub fn set_door_fault(&self, fault: Option<String>) -> Option<String> {
+        std::mem::replace(
+            &mut self.door_fault.lock().unwrap_or_else(PoisonError::into_inner),
+            fault,
+        )
     }
 
     /// Redis answers, but refuses to be told: why, in a sentence; `None` once it lets itself be told.

@@ -179,7 +179,9 @@ impl QueueDoor {
     fn well(&self, told: &mut String) {
         if !told.is_empty() {
             told.clear();
-            self.health.set_door_fault(None);
+            if self.health.set_door_fault(None).is_some() {
+                tracing::info!(event = "queue_readable", "jobs are taken again");
+            }
         }
     }
 

@@ -32,8 +32,8 @@ use crate::job::{Claim, JobId};
 pub use backup::{BackupError, Copied, backup};
 pub use reader::{JobFilter, Reader, Row, WaitsFor};
 pub use records::{
-    Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options, Outbox,
-    OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
+    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options,
+    Outbox, OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
 };
 use trouble::{Reach, Trouble};
 use writer::{Reply, Verb};
@@ -195,19 +195,23 @@ impl Ledger {
         self.shared.unmet.load(Ordering::Relaxed)
     }
 
-    /// The oldest messages for Redis after the one with this `seq`, at most `limit`. Redis has
-    /// acknowledged those up to it: they are forgotten along with the next commit.
-    pub async fn outbox(&self, after: i64, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
-        self.ask(|reply| Verb::Outbox(after, limit, reply)).await
+    /// The oldest messages for Redis after those it has acknowledged, at most `limit`. These are
+    /// forgotten along with the next commit.
+    pub async fn outbox(
+        &self,
+        acknowledged: impl Into<Acknowledged>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, LedgerError> {
+        self.ask(|reply| Verb::Outbox(acknowledged.into(), limit, reply)).await
     }
 
     /// As [`Ledger::outbox`], but answered only once there is a message. One at a time may wait.
     pub async fn next_outbox(
         &self,
-        after: i64,
+        acknowledged: impl Into<Acknowledged>,
         limit: u32,
     ) -> Result<Vec<OutboxEntry>, LedgerError> {
-        self.ask(|reply| Verb::NextOutbox(after, limit, reply)).await
+        self.ask(|reply| Verb::NextOutbox(acknowledged.into(), limit, reply)).await
     }
 
     /// All that is remembered of schedules.

@@ -191,6 +191,21 @@ pub enum Retried {
     Unknown,
 }
 
+/// What Redis has acknowledged: all messages up to one, some left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The last one's `seq`; what follows it is asked for.
+    pub up_to: i64,
+    /// Those before it that are not acknowledged, and are kept; in order.
+    pub but: Vec<i64>,
+}
+
+impl From<i64> for Acknowledged {
+    fn from(up_to: i64) -> Self {
+        Self { up_to, but: Vec::new() }
+    }
+}
+
 /// One message for Redis, in order of `seq`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutboxEntry {

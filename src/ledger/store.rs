@@ -322,8 +322,15 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn forget_up_to(&mut self, seq: i64) -> Result<(), LedgerError> {
-        self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
+    pub(super) fn forget_up_to(&mut self, seq: i64, but: &[i64]) -> Result<(), LedgerError> {
+        if but.is_empty() {
+            self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
+            return Ok(());
+        }
+        let but = serde_json::Value::from(but).to_string();
+        let sql = "DELETE FROM outbox WHERE seq <= ?1
+            AND seq NOT IN (SELECT value FROM json_each(?2))";
+        self.conn.prepare_cached(sql)?.execute(params![seq, but])?;
         Ok(())
     }
 

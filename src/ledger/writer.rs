@@ -14,8 +14,8 @@ use super::lock::Lock;
 use super::store::{Batch, Store};
 use super::trouble::{Reach, explain, reach};
 use super::{
-    Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OutboxEntry, Retried, RunStart,
-    Shared,
+    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finish, LedgerError, OutboxEntry,
+    Retried, RunStart, Shared,
 };
 use crate::clock::{self, Timestamp};
 use crate::job::{Claim, JobId};
@@ -52,8 +52,8 @@ pub(super) enum Verb {
     Retry(JobId, Reply<Retried>),
     RetryFailed(Reply<u64>),
     Probe(Reply<()>),
-    Outbox(i64, u32, Reply<Vec<OutboxEntry>>),
-    NextOutbox(i64, u32, Reply<Vec<OutboxEntry>>),
+    Outbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
+    NextOutbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
     Prune(Timestamp, u32, Reply<u64>),
     Clock(Reply<Vec<ClockRow>>),
     NoteClock(ClockRow, Reply<()>),
@@ -86,6 +86,8 @@ pub(super) struct Writer {
     /// The last message that Redis has acknowledged, and the last that is forgotten.
     acknowledged: i64,
     forgotten: i64,
+    /// Messages before that which are to be kept.
+    kept: Vec<i64>,
     /// Who waits for the next message.
     asks_next: Option<(i64, u32, Reply<Vec<OutboxEntry>>)>,
     pending: Vec<Verb>,
@@ -109,6 +111,7 @@ impl Writer {
             demand: 0,
             acknowledged: 0,
             forgotten: 0,
+            kept: Vec::new(),
             asks_next: None,
             pending: Vec::new(),
             closing: Vec::new(),
@@ -177,18 +180,29 @@ impl Writer {
     /// A question for messages: answered at once, or once there is one.
     fn read_outbox(&mut self, verb: Verb) {
         match verb {
-            Verb::Outbox(after, limit, reply) => {
-                self.acknowledged = self.acknowledged.max(after);
+            Verb::Outbox(acknowledged, limit, reply) => {
+                let after = self.acknowledge(acknowledged);
                 // Whoever asked may have gone.
                 let _ = reply.send(self.store.outbox(after, limit));
             }
-            Verb::NextOutbox(after, limit, reply) => {
-                self.acknowledged = self.acknowledged.max(after);
+            Verb::NextOutbox(acknowledged, limit, reply) => {
+                let after = self.acknowledge(acknowledged);
                 self.asks_next = Some((after, limit, reply));
                 self.answer_next();
             }
             _ => {}
         }
+    }
+
+    fn acknowledge(&mut self, acknowledged: Acknowledged) -> i64 {
+        self.acknowledged = self.acknowledged.max(acknowledged.up_to);
+        if self.kept != acknowledged.but {
+            // Some that were kept may be forgotten now.
+            let first = self.kept.first().map_or(self.forgotten, |seq| seq - 1);
+            self.forgotten = self.forgotten.min(first);
+            self.kept = acknowledged.but;
+        }
+        acknowledged.up_to
     }
 
     /// Answers who waits for the next message, if there is one.
@@ -233,7 +247,7 @@ impl Writer {
                 }
                 if acknowledged > self.forgotten {
                     // Undone, they are sent again: each message can be told twice.
-                    let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged));
+                    let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged, &self.kept));
                 }
                 for verb in verbs {
                     act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);

@@ -228,6 +228,12 @@ impl Link {
     }
 }
 
+/// Whether an error means that this user may not do that, here or within a script. Only people mend it.
+pub fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+        || error.to_string().contains("The user executing the script can't")
+}
+
 /// What a connection says that has missed its time.
 pub fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()

@@ -237,3 +237,88 @@ fn half_open_connections_are_given_up_and_made_anew() {
     }
     ran_once(&executor, 3);
 }
+
+#[test]
+fn messages_that_are_forbidden_are_kept_and_hold_up_no_others() {
+    let redis = RedisServer::start();
+    let mut executor = start(&redis);
+    push(&redis, "before");
+    told(&redis, "before");
+    let (events, results) =
+        (redis.subscribe("executor:job_events"), redis.subscribe("fullsend:experiment_results"));
+    redis.run::<()>(&[
+        "ACL",
+        "SETUSER",
+        "default",
+        "resetchannels",
+        "&fullsend:*",
+        "&executor:leader*",
+    ]);
+    // Whoever was subscribed to what is forbidden now has been put out.
+    drop(events);
+    for id in ["a", "b", "c"] {
+        push(&redis, id);
+        executor.until(id, "COMPLETED");
+    }
+    let line = executor.line("messages_held", |line| line["event"] == "messages_held");
+    assert!(line["error"].as_str().unwrap().contains("channels"), "{line:?}");
+    let body = eventually("/healthz to tell of it", || {
+        let (status, body) = executor.healthz();
+        (status == 503).then_some(body)
+    });
+    assert!(body["checks"]["redis"].as_str().unwrap().contains("forbids"), "{body}");
+    // What is not forbidden goes on.
+    is_heard(&redis, &executor, "unknown", BACK);
+    let result = results.recv_timeout(BACK).unwrap();
+    assert_eq!(result["experiment_id"], "unknown");
+    assert_eq!(executor.count("messages_held"), 1);
+    // They are on disk.
+    executor.kill();
+    executor.serve();
+    executor.line("messages_held", |line| line["event"] == "messages_held");
+    redis.run::<()>(&["ACL", "SETUSER", "default", "allchannels"]);
+    let events = redis.subscribe("executor:job_events");
+    let mut heard: Vec<(String, String)> = Vec::new();
+    while heard.iter().filter(|(_, status)| status == "COMPLETED").count() < 3 {
+        let event = events.recv_timeout(2 * BACK).unwrap();
+        let text = |key: &str| event[key].as_str().unwrap().to_owned();
+        if text("job_id") != "before" && text("job_id").len() == 1 {
+            heard.push((text("job_id"), text("status")));
+        }
+    }
+    for id in ["a", "b", "c"] {
+        let of_one = heard.iter().filter(|(job, _)| job == id).map(|(_, status)| status.as_str());
+        let order: Vec<&str> = of_one.collect();
+        assert_eq!(order.last(), Some(&"COMPLETED"), "{heard:?}");
+        assert!(order.windows(2).all(|pair| pair != ["COMPLETED", "RUNNING"]), "{heard:?}");
+    }
+    executor.line("messages_released", |line| line["event"] == "messages_released");
+    eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    eventually("the outbox to be empty", || {
+        executor.rows("SELECT 1 FROM outbox").is_empty().then_some(())
+    });
+    assert_eq!((executor.count("message_refused"), executor.count("redis_lost")), (0, 0));
+}
+
+#[test]
+fn a_queue_that_may_not_be_read_is_said_and_read_once_it_may() {
+    let redis = RedisServer::start();
+    let executor = start(&redis);
+    push(&redis, "before");
+    told(&redis, "before");
+    redis.run::<()>(&["ACL", "SETUSER", "default", "-rpop"]);
+    push(&redis, "a");
+    let line = executor.line("queue_unreadable", |line| line["event"] == "queue_unreadable");
+    assert!(line["error"].as_str().unwrap().contains("can't run"), "{line:?}");
+    eventually("/healthz to tell of it", || (executor.healthz().0 == 503).then_some(()));
+    let before = executor.count("heartbeat");
+    eventually("heartbeats", || (executor.count("heartbeat") > before + 4).then_some(()));
+    assert_eq!(executor.job("a"), None);
+    assert_eq!(executor.count("queue_unreadable"), 1);
+    redis.run::<()>(&["ACL", "SETUSER", "default", "+rpop"]);
+    within(BACK, "the job to be taken", || executor.job("a"));
+    told(&redis, "a");
+    executor.line("queue_readable", |line| line["event"] == "queue_readable");
+    eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    ran_once(&executor, 2);
+}
