@@ -12,6 +12,8 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: the terminal is gone.
     Hangup,
+    /// No signal: another living executor bears our name.
+    NameTaken,
 }
 
 /// From here on a file that may not grow is an error of the write, as a full disk is, and no reason to

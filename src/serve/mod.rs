@@ -361,6 +361,34 @@ impl Daemon {
         }
     }
 
+    /// What asks us to end: signals, and that another has our name.
+    fn also_if_taken(
+        &mut self,
+        mut signals: mpsc::Receiver<Signal>,
+        heart: Option<&Heart>,
+    ) -> mpsc::Receiver<Signal> {
+        let Some(heart) = heart else { return signals };
+        let (asks, asked) = mpsc::channel(8);
+        let mut taken = heart.taken();
+        self.tasks.spawn(async move {
+            let mut told = false;
+            loop {
+                let signal = tokio::select! {
+                    Some(signal) = signals.recv() => signal,
+                    Ok(_) = taken.wait_for(Option::is_some), if !told => {
+                        told = true;
+                        Signal::NameTaken
+                    }
+                    else => return,
+                };
+                if asks.send(signal).await.is_err() {
+                    return;
+                }
+            }
+        });
+        asked
+    }
+
     /// Everything has begun and can be reached.
     fn tell_ready(&mut self, settings: &Settings, notifier: &Arc<Notifier>) {
         let python = self.slots.interpreter();
@@ -399,6 +427,8 @@ impl Daemon {
             on_shutdown: settings.on_shutdown,
         };
         let plan = ShutdownPlan::new(settings.shutdown_grace, settings.kill_grace);
+        let heart = self.redis.as_ref().map(|redis| Arc::clone(&redis.heart));
+        let signals = self.also_if_taken(signals, heart.as_deref());
         let mut asked_to_stop = draining.subscribe();
         let (dispatcher, handle) = Dispatcher::new(Arc::new(flow), claims, signals, draining, plan);
         self.begin_control(loaded, tap, handle);
@@ -411,7 +441,9 @@ impl Daemon {
         };
         let (unrecorded, begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
         self.end(begun + plan.grace, &settings.ledger_path, unrecorded == 0).await;
+        let taken = heart.and_then(|heart| heart.taken().borrow().clone());
         match unrecorded {
+            0 if taken.is_some() => taken.map_or(Ok(()), |taken| Err(taken.into())),
             0 => {
                 tracing::info!(event = "stopped", "drained");
                 Ok(())
