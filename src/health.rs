@@ -48,6 +48,7 @@ pub struct Health {
     begun: Instant,
     redis_up: AtomicBool,
     door_fault: Mutex<Option<String>>,
+    publish_fault: Mutex<Option<String>>,
     draining: AtomicBool,
     running: AtomicUsize,
     /// Milliseconds after `begun`.
@@ -65,6 +66,7 @@ impl Health {
             begun: Instant::now(),
             redis_up: AtomicBool::new(false),
             door_fault: Mutex::new(None),
+            publish_fault: Mutex::new(None),
             draining: AtomicBool::new(false),
             running: AtomicUsize::new(0),
             last_tick: AtomicU64::new(0),
@@ -92,13 +94,25 @@ impl Health {
     }
 
     /// Redis answers, but nothing can be taken from it: why, in a sentence; `None` once it can.
-    pub fn set_door_fault(&self, fault: Option<String>) {
-        *self.door_fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    /// Returns what stood before.
+    pub fn set_door_fault(&self, fault: Option<String>) -> Option<String> {
+        std::mem::replace(
+            &mut self.door_fault.lock().unwrap_or_else(PoisonError::into_inner),
+            fault,
+        )
     }
 
-    /// Why nothing can be taken from Redis.
-    pub fn door_fault(&self) -> Option<String> {
-        self.door_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Redis answers, but refuses to be told: why, in a sentence; `None` once it lets itself be told.
+    pub fn set_publish_fault(&self, fault: Option<String>) {
+        *self.publish_fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Why nothing can be taken from Redis, or it cannot be told.
+    pub fn redis_fault(&self) -> Option<String> {
+        let fault = |fault: &Mutex<Option<String>>| {
+            fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        fault(&self.door_fault).or_else(|| fault(&self.publish_fault))
     }
 
     /// The shutdown has begun.

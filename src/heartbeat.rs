@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock;
 use crate::health::Health;
-use crate::link::{Link, is_outage};
+use crate::link::{Link, Perform, is_outage};
 
 /// Missed intervals after which an executor counts as dead.
 const MISSED: u32 = 3;
@@ -42,7 +42,7 @@ pub struct Identity {
 }
 
 /// Another living executor bears our name.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "another living executor is called {executor_id} (its ledger is {ledger_id}); give this one a name of its own with EXECUTOR_ID, or stop the other"
 )]
@@ -69,17 +69,24 @@ pub struct Heart {
     link: Arc<Link>,
     health: Arc<Health>,
     peers: watch::Sender<u32>,
+    taken: watch::Sender<Option<IdentityTaken>>,
 }
 
 impl Heart {
     /// A heart that has not beaten.
     pub fn new(identity: Identity, link: Arc<Link>, health: Arc<Health>) -> Self {
-        Self { identity, link, health, peers: watch::Sender::new(1) }
+        let (peers, taken) = (watch::Sender::new(1), watch::Sender::new(None));
+        Self { identity, link, health, peers, taken }
     }
 
     /// How many executors serve our queue, this one among them.
     pub fn peers(&self) -> watch::Receiver<u32> {
         self.peers.subscribe()
+    }
+
+    /// Who has our name, once that is found out: then this heart no longer beats.
+    pub fn taken(&self) -> watch::Receiver<Option<IdentityTaken>> {
+        self.taken.subscribe()
     }
 
     /// One beat to Redis.
@@ -96,7 +103,7 @@ impl Heart {
             .arg(self.health.facts().slots)
             .arg(clock::text(clock::now()))
             .arg(&self.identity.queue)
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await?;
         if !living {
             let executor_id = self.identity.executor_id.clone();
@@ -122,7 +129,9 @@ impl Heart {
         }
     }
 
-    /// Shows Redis, at each interval and at each of its returns.
+    /// Shows Redis, at each interval and at each of its returns, until it is found that another
+    /// living executor has our name: both began while Redis was away, or this one was stopped so long
+    /// that it counted as dead.
     async fn show(&self) {
         let mut tick = tokio::time::interval(self.identity.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,7 +146,11 @@ impl Heart {
             }
             match self.beat().await {
                 Ok(Beat::Living(_)) => told.clear(),
-                Ok(Beat::Taken(taken)) => tell(&mut told, "identity_taken", taken.to_string()),
+                Ok(Beat::Taken(taken)) => {
+                    tell(&mut told, "identity_taken", taken.to_string());
+                    self.taken.send_replace(Some(taken));
+                    return;
+                }
                 Err(error) if is_outage(&error) => self.link.failed(&error).await,
                 Err(error) => tell(&mut told, "heartbeat_refused", error.to_string()),
             }
@@ -152,7 +165,7 @@ impl Heart {
             .key(self.members())
             .arg(&self.identity.ledger_id)
             .arg(&self.identity.executor_id)
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await
     }
 

@@ -12,12 +12,22 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: the terminal is gone.
     Hangup,
+    /// No signal: another living executor bears our name.
+    NameTaken,
+}
+
+/// From here on a file that may not grow is an error of the write, as a full disk is, and no reason to
+/// die. Must be called within a runtime.
+pub fn outlive_file_limits() -> std::io::Result<()> {
+    // Caught rather than ignored: what we start begins with the default.
+    signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
 }
 
 /// Starts to listen. Each signal arrives on the receiver; the default action, which is to die, is
 /// gone from here on.
 pub fn listen() -> std::io::Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(8);
+    outlive_file_limits()?;
     for (kind, meaning) in [
         (SignalKind::terminate(), Signal::Terminate),
         (SignalKind::interrupt(), Signal::Interrupt),

@@ -64,6 +64,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ToolCommand,
     },
+    /// Copy the ledger to a new file, while serve runs or not.
+    ///
+    /// The copy is of one moment, checked and on disk before it gets its name. It is a ledger of its
+    /// own, with an id of its own: stop the executor before serving from it, for both would run what
+    /// was waiting.
+    Backup(BackupArgs),
     /// Check python, ledger, Redis, directories, limits, isolation.
     Doctor(DoctorArgs),
     /// Print a completion script.
@@ -267,6 +273,15 @@ pub(super) enum ToolCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackupArgs {
+    /// The copy; it must not be there yet.
+    pub(super) file: PathBuf,
+    /// For programs.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -134,7 +134,10 @@ fn ledger(settings: &Settings) -> Check {
     let path = &settings.ledger_path;
     let shown = path.display();
     if path.exists() {
-        let counted = Reader::open(path).and_then(|reader| reader.counts());
+        let counted = Reader::open(path).and_then(|reader| {
+            reader.whole()?;
+            reader.counts()
+        });
         return match counted {
             Ok(counts) => {
                 let jobs: u64 = counts.values().sum();

@@ -1,6 +1,7 @@
 //! The command line: one file per command. They print and ask; they decide nothing.
 
 mod args;
+mod backup;
 mod doctor;
 mod exit;
 mod job;
@@ -19,7 +20,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::config::{self, ConfigErrors, Environment, Loaded};
 use crate::control::ClientError;
-use crate::ledger::{LedgerError, OpenError};
+use crate::ledger::{BackupError, LedgerError, OpenError};
 use crate::link::LinkError;
 use crate::serve::{self, ServeError};
 use crate::slots::SlotsError;
@@ -48,6 +49,9 @@ pub enum CliError {
     /// The ledger cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The ledger cannot be copied.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// A running executor.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -130,6 +134,7 @@ fn dispatch(command: Command, loaded: Loaded, environment: &Environment) -> Resu
         Command::Job { command } => job::job(&command, settings),
         Command::Schedule { command } => schedule::schedule(&command, settings),
         Command::Tool { command } => tool::tool(&command, settings),
+        Command::Backup(args) => backup::backup(&args, settings),
         Command::Doctor(args) => doctor::doctor(&args, &loaded),
         Command::Completions { .. } => Ok(exit::OK),
     }

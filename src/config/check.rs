@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::entries;
 use super::read::{ConfigErrors, Reading, Secrecy};
 use super::source::{Environment, Sources};
 use super::values::{self, Word};
@@ -312,7 +313,7 @@ fn retry(r: &mut Reading) -> Retry {
         r.read("retry.backoff_max", 30 * SECOND, "a duration, 0 for none", values::duration);
     if backoff_min > backoff_max {
         r.fault(
-            "retry.backoff_min",
+            &["retry.backoff_min", "retry.backoff_max"],
             format!("retry.backoff_min ({backoff_min:?}) is over retry.backoff_max ({backoff_max:?}); it must not be"),
         );
     }
@@ -374,11 +375,9 @@ fn eligible_states(r: &mut Reading) -> Option<Vec<String>> {
 }
 
 fn task_types(r: &mut Reading) -> BTreeMap<TaskType, TaskTypeSettings> {
-    let right = "a map from event, on_demand, scheduled_batch, etl, maintenance to {priority 1-9, timeout, max_attempts 1-100, retry_on all|transient}";
-    r.read("task_types", BTreeMap::new(), right, values::task_types)
+    r.read_entries("task_types", entries::task_types)
 }
 
 fn schedules(r: &mut Reading) -> Vec<Schedule> {
-    let right = "a list of {id (unique), cron (see `executor schedule test`), timezone, job: {…}}";
-    r.read("schedules", Vec::new(), right, values::schedules)
+    r.read_entries("schedules", entries::schedules)
 }

@@ -3,6 +3,7 @@
 //! The only reader of the environment. Must not act on a setting.
 
 mod check;
+mod entries;
 mod read;
 mod source;
 #[cfg(test)]

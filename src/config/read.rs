@@ -29,8 +29,22 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn file(file: &str, what: &str) -> Self {
-        Self { origin: file.to_owned(), what: what.lines().collect::<Vec<_>>().join(" ") }
+        let what = without_password(&what.lines().collect::<Vec<_>>().join(" "));
+        Self { origin: file.to_owned(), what }
     }
+}
+
+/// A URL with a password may have come to stand in another setting's place: it is left out.
+fn without_password(text: &str) -> String {
+    match text.split_once("//") {
+        Some((before, rest)) if rest.contains('@') => format!("{before}//***"),
+        _ => text.to_owned(),
+    }
+}
+
+/// A name that is none may be a URL with a password: what stands before an `@` is left out.
+fn name_without_password(name: &str) -> String {
+    name.rsplit_once('@').map_or_else(|| name.to_owned(), |(_, host)| format!("***@{host}"))
 }
 
 /// Every fault of the configuration.
@@ -101,6 +115,7 @@ impl Reading {
                 Some((likeness, path)) if likeness > 0.75 => format!("; did you mean {path}?"),
                 _ => "; config/schedule.yaml lists all keys".to_owned(),
             };
+            let found = name_without_password(found);
             let what = format!("{found} is not a known key{hint}");
             self.faults.push(ConfigError::file(&self.sources.file, &what));
         }
@@ -152,13 +167,36 @@ impl Reading {
                 self.lines.push(SettingLine { key: key.into(), value, origin });
             }
             None => {
-                let shown = hidden(value, mask_refused).to_string();
+                let shown = without_password(&hidden(value, mask_refused).to_string());
                 let shown: String = shown.chars().take(200).collect();
                 let what = format!("{key} is {shown}; it must be {right}");
                 self.faults.push(ConfigError { origin, what });
             }
         }
         parsed
+    }
+
+    /// Reads a setting that has entries, each of which may have faults; none is its default.
+    pub(super) fn read_entries<T: Shown + Default>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Vec<String>>,
+    ) -> T {
+        let mut faults = Vec::new();
+        // Its own faults are told instead of the general one.
+        let before = self.faults.len();
+        let read = self
+            .read(key, T::default(), "", |value| parse(value).map_err(|found| faults = found).ok());
+        if !faults.is_empty() {
+            self.faults.truncate(before);
+            let origin = self.sources.origin(key).unwrap_or_else(|| "default".to_owned());
+            let fault = |what: String| ConfigError {
+                origin: origin.clone(),
+                what: without_password(&what.lines().collect::<Vec<_>>().join(" ")),
+            };
+            self.faults.extend(faults.into_iter().map(fault));
+        }
+        read
     }
 
     /// Adds the line of a setting that is not set.
@@ -168,9 +206,10 @@ impl Reading {
         }
     }
 
-    /// Notes a fault between settings.
-    pub(super) fn fault(&mut self, key: &str, what: String) {
-        let origin = self.sources.origin(key).unwrap_or_else(|| "default".to_owned());
+    /// Notes a fault between settings; the first of them that is set is blamed.
+    pub(super) fn fault(&mut self, keys: &[&str], what: String) {
+        let origin = keys.iter().find_map(|key| self.sources.origin(key));
+        let origin = origin.unwrap_or_else(|| "default".to_owned());
         self.faults.push(ConfigError { origin, what });
     }
 

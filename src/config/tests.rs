@@ -92,12 +92,12 @@ fn each_variable_is_read_and_each_fault_says_what_would_be_right() {
         ("TIMEZONE", "Europe/Berlin", "Berlin", "time zone"),
         ("TRIGGER_CHANNELS", "a,b", "a,,b", "list of channels"),
         ("SPEEDRUN_MAX_PER_CYCLE", "3", "0", "1 to 1000"),
-        ("TASK_TYPES", r#"{"etl": {"timeout": "2h"}}"#, r#"{"urgent": {}}"#, "a map from event"),
+        ("TASK_TYPES", r#"{"etl": {"timeout": "2h"}}"#, r#"{"urgent": {}}"#, "is no task type"),
         (
             "SCHEDULES",
             r#"[{"id": "a", "cron": "0 9 * * MON", "job": {"target": "t"}}]"#,
             r#"[{"id": "a", "cron": "61 * * * *", "job": {}}]"#,
-            "a list of",
+            "61 is outside 0-59 in the minute field",
         ),
     ] {
         with(&[(name, good)]).unwrap_or_else(|errors| panic!("{name}={good}: {errors}"));
@@ -196,4 +196,46 @@ fn the_committed_file_names_every_key_commented_out() {
         }
         assert_ne!(ours.origin, "default", "{} is missing in config/schedule.yaml", ours.key);
     }
+}
+
+#[test]
+fn a_password_that_has_come_to_stand_elsewhere_is_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.yaml");
+    std::fs::write(&path, "redis: {'redis://:secret@host'}\n").unwrap();
+    let flags = Flags { file: Some(path), overrides: Vec::new() };
+    let environment =
+        Environment::from_pairs([("HTTP_ADDR".to_owned(), "redis://:secret@host".to_owned())]);
+    let errors = load(&flags, &environment).unwrap_err().to_string();
+    assert_eq!(errors.lines().count(), 2, "{errors}");
+    assert!(!errors.contains("secret"), "{errors}");
+}
+
+#[test]
+fn each_fault_of_an_entry_names_the_entry_and_the_field() {
+    let schedules = r#"[{"id": "ok", "cron": "0 9 * * *", "job": {}},
+        {"id": "nightly", "cron": "0 25 * * *", "job": {}, "timezone": "Mars"},
+        {"id": "ok", "cron": "@daily", "job": {}}, {"cron": "@daily", "job": [], "extra": 1}, 5]"#;
+    let task_types = r#"{"etl": {"priority": 10, "retry_on": "none"}, "what": {}, "event": 5}"#;
+    let settings = environment(&[("SCHEDULES", schedules), ("TASK_TYPES", task_types)]);
+    let text = load(&Flags::default(), &settings).unwrap_err().to_string();
+    for (line, words) in text.lines().zip([
+        ["TASK_TYPES: task_types.etl.priority is 10", "from 1 to 9"],
+        ["TASK_TYPES: task_types.etl.retry_on is \"none\"", "all or transient"],
+        ["TASK_TYPES: task_types.what is no task type", "scheduled_batch"],
+        ["TASK_TYPES: task_types.event is 5", "a map"],
+        [
+            "SCHEDULES: schedules[2] (nightly).cron is \"0 25 * * *\"",
+            "25 is outside 0-23 in the hour",
+        ],
+        ["SCHEDULES: schedules[2] (nightly).timezone is \"Mars\"", "Europe/Berlin"],
+        ["SCHEDULES: schedules[3] (ok) has the id", "its own"],
+        ["SCHEDULES: schedules[4].extra is not known", "timezone"],
+        ["SCHEDULES: schedules[4].id is null", "a name"],
+        ["SCHEDULES: schedules[4].job is []", "a job"],
+        ["SCHEDULES: schedules[5] is 5", "a map"],
+    ]) {
+        assert!(words.iter().all(|word| line.contains(word)), "{words:?}: {line}");
+    }
+    assert_eq!(text.lines().count(), 11, "{text}");
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cron::Expression;
-use crate::job::{RetryOn, TaskType};
+use crate::job::TaskType;
 
 use super::{Schedule, TaskTypeSettings};
 
@@ -163,53 +162,4 @@ pub(super) fn structured(value: &Value) -> Option<Value> {
         Value::String(text) => serde_json::from_str(text).ok(),
         other => Some(other.clone()),
     }
-}
-
-/// `task_types`, each field in its bounds.
-pub(super) fn task_types(value: &Value) -> Option<BTreeMap<TaskType, TaskTypeSettings>> {
-    let structured = structured(value)?;
-    let mut found = BTreeMap::new();
-    for (name, settings) in structured.as_object()? {
-        let mut read = TaskTypeSettings::default();
-        for (field, value) in settings.as_object()? {
-            match field.as_str() {
-                "priority" => read.priority = Some(u8::try_from(whole(value, 1, 9)?).ok()?),
-                "timeout" => read.timeout = Some(positive(value)?),
-                "max_attempts" => {
-                    read.max_attempts = Some(u32::try_from(whole(value, 1, 100)?).ok()?);
-                }
-                "retry_on" => read.retry_on = Some(RetryOn::from_word(value.as_str()?)?),
-                _ => return None,
-            }
-        }
-        found.insert(TaskType::parse(name)?, read);
-    }
-    Some(found)
-}
-
-/// `schedules`: a list of `{id, cron, timezone, job}`, ids unique.
-pub(super) fn schedules(value: &Value) -> Option<Vec<Schedule>> {
-    let structured = structured(value)?;
-    let mut found: Vec<Schedule> = Vec::new();
-    for entry in structured.as_array()? {
-        let entry = entry.as_object()?;
-        let known = ["id", "cron", "timezone", "job"];
-        let id = text(entry.get("id")?)?;
-        if !entry.keys().all(|name| known.contains(&name.as_str()))
-            || found.iter().any(|schedule| schedule.id == id)
-        {
-            return None;
-        }
-        let timezone = match entry.get("timezone") {
-            None | Some(Value::Null) => None,
-            Some(zone) => Some(text(zone).filter(|zone| jiff::tz::TimeZone::get(zone).is_ok())?),
-        };
-        found.push(Schedule {
-            id,
-            cron: text(entry.get("cron")?).filter(|cron| Expression::parse(cron).is_ok())?,
-            timezone,
-            job: entry.get("job").filter(|job| job.is_object())?.clone(),
-        });
-    }
-    Some(found)
 }

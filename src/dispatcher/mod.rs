@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::flow::{self, Ended, Flow};
 use crate::job::{Claim, JobId};
-use crate::ledger::{Cancelled, LedgerError};
+use crate::ledger::{Cancelled, Ledger, LedgerError};
 use crate::signals::Signal;
 use crate::slots::Stop;
 
@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The largest part of the shutdown's grace kept for recording and telling what was stopped.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// How long the ledger may take for a write once the time for recording is over.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// What other parts may ask of the dispatcher. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -121,6 +124,12 @@ impl ShutdownPlan {
         let closing = CLOSING_TIME.min(grace / 4);
         let kill_grace = kill_grace.min(grace / 4);
         Self { drain: grace.saturating_sub(closing + kill_grace), kill_grace, grace }
+    }
+
+    /// From the end of the drain until endings must have been recorded.
+    fn until_record(&self) -> Duration {
+        let left = self.grace.saturating_sub(self.drain);
+        left.saturating_sub(CLOSING_TIME.min(self.grace / 4) * 2 / 3)
     }
 }
 
@@ -239,13 +248,14 @@ impl Dispatcher {
     }
 
     /// Serves until a signal came and every attempt is over and recorded. `slots` claims are asked
-    /// for at first; each ending asks for its successor.
-    pub async fn run(mut self, slots: usize) {
+    /// for at first; each ending asks for its successor. Returns how many attempts were left
+    /// unrecorded, because the ledger took no more writes by the end of the shutdown's grace.
+    pub async fn run(mut self, slots: usize) -> usize {
         let (ended_in, mut ended) = mpsc::unbounded_channel();
         let (answered_in, mut answered) = mpsc::unbounded_channel();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut drain_over: Option<Instant> = None;
+        let (mut drain_over, mut give_up): (Option<Instant>, Option<Instant>) = (None, None);
         self.flow.ledger.demand(slots.try_into().unwrap_or(u32::MAX));
         while !self.state.drained() {
             let event = tokio::select! {
@@ -256,6 +266,13 @@ impl Dispatcher {
                 Some((cancel, answer)) = answered.recv() => Event::CancelAnswered(cancel, answer),
                 Some(cancel) = self.commands.recv() => Event::Cancel(cancel),
                 () = at(drain_over) => { drain_over = None; Event::DrainOver }
+                () = at(give_up) => {
+                    if self.flow.ledger.writable_within(LAST_LOOK).await.is_err() {
+                        break;
+                    }
+                    give_up = Some(Instant::now() + LAST_LOOK);
+                    continue;
+                }
                 _ = tick.tick() => Event::Tick,
             };
             let action = self.state.handle(event, Instant::now());
@@ -270,11 +287,15 @@ impl Dispatcher {
                         let _ = ended_in.send(flow::attempt(&flow, claim, stop).await);
                     });
                 }
-                Action::Unclaim(claim) => self.unclaim(claim).await,
+                Action::Unclaim(claim) => {
+                    let ledger = self.flow.ledger.clone();
+                    tokio::spawn(unclaim(ledger, claim));
+                }
                 Action::Demand => self.flow.ledger.demand(1),
                 Action::Drain(until, signal) => {
                     drain_over = Some(until);
-                    self.drain(signal).await;
+                    give_up = Some(until + self.state.plan.until_record());
+                    self.drain(signal);
                 }
                 Action::Killing(signal) => {
                     tracing::warn!(event = "killing", ?signal, "asked again: runs are killed now");
@@ -292,11 +313,14 @@ impl Dispatcher {
                 }
             }
         }
-        self.give_back_late_claims().await;
+        if self.state.drained() {
+            self.give_back_late_claims().await;
+        }
+        self.state.running.len()
     }
 
     /// Stops every door and takes back what was asked of the ledger.
-    async fn drain(&self, signal: Signal) {
+    fn drain(&self, signal: Signal) {
         self.draining.send_replace(true);
         self.flow.health.set_draining();
         tracing::info!(
@@ -306,24 +330,29 @@ impl Dispatcher {
             "stopping: taking nothing more, letting runs finish for {:?}",
             self.state.plan.drain
         );
-        if let Err(error) = self.flow.ledger.withdraw().await {
-            tracing::warn!(event = "withdraw_failed", error = %error, "the ledger may still hand out jobs; they are given back");
-        }
+        // A ledger that is slow to answer must not hold up the loop: a late claim is given back.
+        let ledger = self.flow.ledger.clone();
+        tokio::spawn(async move { ledger.withdraw().await });
     }
 
     async fn give_back_late_claims(&mut self) {
-        // After this no claim can follow; an error means that the writer is gone, and claims with it.
-        let _ = self.flow.ledger.withdraw().await;
-        while let Ok(claim) = self.claims.try_recv() {
-            self.unclaim(claim).await;
-        }
+        let give_back = async {
+            // After this no claim can follow; an error means that the writer is gone, and claims
+            // with it.
+            let _ = self.flow.ledger.withdraw().await;
+            while let Ok(claim) = self.claims.try_recv() {
+                unclaim(self.flow.ledger.clone(), claim).await;
+            }
+        };
+        // A ledger that does not answer made no claims.
+        let _ = tokio::time::timeout(LAST_LOOK, give_back).await;
     }
+}
 
-    async fn unclaim(&self, claim: Claim) {
-        let id = claim.id.clone();
-        if let Err(error) = self.flow.ledger.unclaim(Arc::new(claim), None).await {
-            tracing::warn!(event = "unclaim_failed", job_id = %id, error = %error, "the job stays RUNNING in the ledger; the next start puts it back");
-        }
+async fn unclaim(ledger: Ledger, claim: Claim) {
+    let id = claim.id.clone();
+    if let Err(error) = ledger.unclaim(Arc::new(claim), None).await {
+        tracing::warn!(event = "unclaim_failed", job_id = %id, error = %error, "the job stays RUNNING in the ledger; the next start puts it back");
     }
 }
 

@@ -10,6 +10,7 @@ use super::leader::{DUE, LEADER};
 use super::timetable::{ClockEntry, Schedule};
 use crate::clock::{self, Timestamp};
 use crate::experiments;
+use crate::link::Perform;
 
 /// What is remembered of schedules.
 const CLOCK: &str = "executor:clock";
@@ -71,7 +72,7 @@ impl Firing<'_> {
         for state in self.eligible {
             call.arg(state);
         }
-        let answer: Vec<String> = call.invoke_async(connection).await?;
+        let answer: Vec<String> = call.perform(connection).await?;
         Ok(match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["fired"] => Fired::Now,
             ["known"] => Fired::Known,

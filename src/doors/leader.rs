@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::job::Source;
-use crate::link::Link;
+use crate::link::{Link, Perform};
 
 /// The lease.
 pub(super) const LEADER: &str = "executor:leader";
@@ -105,7 +105,7 @@ impl Leader {
             .key(FENCE)
             .arg(&self.ledger_id)
             .arg(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX))
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await
     }
 
@@ -138,7 +138,7 @@ impl Leader {
             .key(format!("executor:pushed:{mark}"))
             .arg(lease)
             .arg(item)
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await
     }
 
@@ -146,12 +146,7 @@ impl Leader {
     pub async fn release(&self) -> Result<(), RedisError> {
         let Some(lease) = self.lease.send_replace(None) else { return Ok(()) };
         let mut connection = self.link.connection().await?;
-        Script::new(RELEASE)
-            .key(LEADER)
-            .arg(lease)
-            .arg(RELEASED)
-            .invoke_async(&mut connection)
-            .await
+        Script::new(RELEASE).key(LEADER).arg(lease).arg(RELEASED).perform(&mut connection).await
     }
 }
 

@@ -16,19 +16,20 @@ use tokio::sync::watch;
 
 use super::intake::{self, Intake};
 use super::leader::read_item;
+use super::origin::{self, TakeOver};
 use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
 use crate::job::{Refusal, Source, Target};
 use crate::ledger::{Arrival, Ledger};
-use crate::link::{Link, is_outage};
+use crate::link::{Link, Perform, is_outage};
 use crate::payload::{Draft, MAX_PAYLOAD_BYTES};
 
 /// Most jobs, and most bytes, taken in one go.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long a peek blocks; its connection waits a little longer for the answer.
-const PEEK: Duration = Duration::from_secs(5);
-const PEEK_ANSWER: Duration = Duration::from_secs(10);
+const PEEK: Duration = Duration::from_secs(2);
+const PEEK_ANSWER: Duration = Duration::from_secs(4);
 /// Jobs taken into the ledger ahead of their turn while nobody else serves the queue, so that
 /// priorities count among them.
 const AHEAD: u64 = 10_000;
@@ -78,6 +79,8 @@ pub struct QueueDoor {
     pub draining: watch::Receiver<bool>,
     /// Receipts of what has been written down, but is still noted in Redis.
     pub written_down: Vec<String>,
+    /// The ledger that ours was copied from, until its notes are ours.
+    pub origin: Option<String>,
 }
 
 /// Why a round of the door ended early.
@@ -114,7 +117,8 @@ impl QueueDoor {
                     "nothing is taken until this is mended"
                 );
             }
-            DoorError::Ledger(error) if *told != text => {
+            // While it cannot be written at all, it says so itself.
+            DoorError::Ledger(error) if *told != text && self.ledger.trouble().is_none() => {
                 tracing::error!(event = "accept_delayed", error = %error, "the ledger refused jobs; they stay noted in Redis and are tried again");
             }
             _ => {}
@@ -148,6 +152,7 @@ impl QueueDoor {
         look_again.reset();
         while !*self.draining.borrow() {
             if self.room() == 0 {
+                self.forget(&mut shared).await?;
                 self.sleep(LOOK_FOR_ROOM).await;
                 continue;
             }
@@ -174,13 +179,18 @@ impl QueueDoor {
     fn well(&self, told: &mut String) {
         if !told.is_empty() {
             told.clear();
-            self.health.set_door_fault(None);
+            if self.health.set_door_fault(None).is_some() {
+                tracing::info!(event = "queue_readable", "jobs are taken again");
+            }
         }
     }
 
     /// How many more jobs may be taken into the ledger. Those that wait for their time, or for
     /// another job, do not stand in the way of those that could begin.
     fn room(&self) -> usize {
+        if self.ledger.trouble().is_some() {
+            return 0;
+        }
         let ahead = match *self.peers.borrow() {
             0 | 1 => AHEAD.saturating_sub(self.ledger.waiting()),
             _ => 0,
@@ -217,7 +227,7 @@ impl QueueDoor {
         }
         call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
         call.arg(most).arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
-        let taken: Vec<(String, Vec<u8>)> = call.invoke_async(connection).await?;
+        let taken: Vec<(String, Vec<u8>)> = call.perform(connection).await?;
         self.written_down.clear();
         Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
     }
@@ -227,6 +237,7 @@ impl QueueDoor {
         &mut self,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), DoorError> {
+        self.take_over(connection).await?;
         let noted: std::collections::BTreeMap<String, Vec<u8>> =
             redis::cmd("HGETALL").arg(self.accepting()).query_async(connection).await?;
         let noted: Vec<Noted> =
@@ -234,6 +245,31 @@ impl QueueDoor {
         for batch in noted.chunks(BATCH) {
             self.accept(connection, batch.to_vec()).await?;
             self.forget(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Over a restored copy: what its original had only noted is ours, once its executor is dead.
+    async fn take_over(&mut self, connection: &mut MultiplexedConnection) -> Result<(), DoorError> {
+        let Some(origin) = self.origin.clone() else { return Ok(()) };
+        match origin::take_over(connection, &origin, self.ledger.id()).await? {
+            TakeOver::Lives => {
+                tracing::debug!(
+                    event = "origin_lives",
+                    origin,
+                    "the ledger this one was copied from is served; what it has noted stays its own"
+                );
+            }
+            TakeOver::Done(notes) => {
+                self.ledger.forget_origin().await?;
+                self.origin = None;
+                tracing::info!(
+                    event = "origin_taken_over",
+                    origin,
+                    notes,
+                    "this ledger is a copy; what its original had only noted is taken over"
+                );
+            }
         }
         Ok(())
     }
@@ -302,8 +338,13 @@ impl QueueDoor {
     }
 
     fn accepting(&self) -> String {
-        format!("executor:accepting:{}", self.ledger.id())
+        accepting(self.ledger.id())
     }
+}
+
+/// Where a ledger's executor notes what it is about to write down.
+pub(super) fn accepting(ledger_id: &str) -> String {
+    format!("executor:accepting:{ledger_id}")
 }
 
 /// A payload that has left its list but is not yet in the ledger.

@@ -13,9 +13,13 @@ use tokio::sync::Notify;
 use super::leader::{Leader, RELEASED, item};
 use crate::cron::Expression;
 use crate::job::Source;
+use crate::link::timed_out;
 
 /// Where schedules are changed.
 const SCHEDULES: &str = "fullsend:schedules";
+/// How often the subscription is asked whether it is there, and how long its answer may take.
+const PING: Duration = Duration::from_secs(2);
+const PONG: Duration = Duration::from_secs(2);
 /// After the subscription broke.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often an act is tried while Redis is away, and how long in all a trigger is kept for that.
@@ -54,19 +58,23 @@ impl Triggers {
 
     /// Listens over one connection until it breaks, or Redis is found to be away.
     async fn listen(&self) -> Result<(), RedisError> {
-        let mut messages = self.leader.link().client().get_async_pubsub().await?;
-        for channel in &self.channels {
-            messages.subscribe(channel).await?;
-        }
-        messages.subscribe(SCHEDULES).await?;
-        messages.subscribe(RELEASED).await?;
+        let mut channels = self.channels.clone();
+        channels.extend([SCHEDULES, RELEASED].map(str::to_owned));
+        let (mut asking, mut stream) = self.leader.link().subscription(&channels).await?.split();
         let mut up = self.leader.link().state();
         let _ = up.wait_for(|up| *up).await;
-        let mut stream = messages.on_message();
+        // Nothing else shows that a connection on which nothing comes is still one.
+        let mut ping = tokio::time::interval(PING);
         loop {
             let message = tokio::select! {
-                message = stream.next() => message,
+                message = stream.next() => Some(message),
                 _ = up.wait_for(|up| !*up) => return Ok(()),
+                _ = ping.tick() => None,
+            };
+            let Some(message) = message else {
+                let pong = tokio::time::timeout(PONG, asking.ping::<redis::Value>()).await;
+                pong.unwrap_or_else(|_| Err(timed_out()))?;
+                continue;
             };
             let Some(message) = message else { return Ok(()) };
             match message.get_channel_name() {

@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script, Value as RedisValue};
 
 use crate::job::JobId;
-use crate::link::Link;
+use crate::link::{Link, Perform};
 use crate::policy::ToolSettings;
 use definition::{Stored, replace_state, state_after};
 
@@ -99,7 +99,7 @@ impl Experiments {
             .arg(&self.owner.ledger_id)
             .arg(&self.owner.executor_id)
             .arg(run_id.unwrap_or_default())
-            .invoke_async(&mut connection)
+            .perform(&mut connection)
             .await?;
         Ok(read_answer(&answer))
     }
@@ -201,7 +201,7 @@ pub async fn change_state(
             .arg(keep)
             .arg(document.unwrap_or_default())
             .arg(becomes)
-            .invoke_async(connection)
+            .perform(connection)
             .await?;
         if done == "done" {
             return Ok(());

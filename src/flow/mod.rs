@@ -175,7 +175,8 @@ fn jitter() -> f64 {
 
 /// Records an ending, again each second until the ledger takes it: the slot stays taken meanwhile,
 /// so that a full disk slows work down instead of losing its record. `false`: the ledger no longer
-/// has this attempt as running, so there is nothing to record.
+/// has this attempt as running, so there is nothing to record. While the ledger as a whole cannot be
+/// written, that is said once, by itself.
 async fn record(flow: &Flow, finish: Finish) -> bool {
     let (id, attempt) = (&finish.claim.id, finish.claim.attempt);
     let mut told = false;
@@ -187,7 +188,7 @@ async fn record(flow: &Flow, finish: Finish) -> bool {
                 return false;
             }
             Err(error) => {
-                if !told {
+                if !told && flow.ledger.trouble().is_none() {
                     told = true;
                     tracing::error!(event = "record_delayed", job_id = %id, attempt, error = chain(&error), "the ledger refused the ending; trying again each second");
                 }

@@ -51,14 +51,16 @@ pub enum HttpError {
 pub struct Sources {
     /// The board.
     pub health: Arc<Health>,
-    /// Whether the ledger's last write succeeded and a new one is taken; else a sentence.
-    pub ledger: Box<dyn Fn() -> LedgerAnswer + Send + Sync>,
+    /// Whether Redis answers in time; else a sentence. `None` where none is configured.
+    pub redis: Option<Box<dyn Fn(Duration) -> Answer + Send + Sync>>,
+    /// Whether the ledger's last write succeeded and a new one is taken in time; else a sentence.
+    pub ledger: Box<dyn Fn(Duration) -> Answer + Send + Sync>,
     /// Jobs waiting in the ledger, and log lines dropped.
     pub counts: Box<dyn Fn() -> (u64, u64) + Send + Sync>,
 }
 
-/// The answer of the ledger, in time.
-pub type LedgerAnswer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// An answer in time.
+pub type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Begins to listen; returns the address, which matters for port 0.
 pub fn serve(addr: SocketAddr, sources: Sources) -> Result<SocketAddr, HttpError> {

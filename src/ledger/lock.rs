@@ -50,8 +50,7 @@ pub(super) fn take(ledger: &Path) -> Result<Lock, OpenError> {
         }
         Err(TryLockError::Error(source)) => return Err(failed(&path, source)),
     }
-    file.set_len(0)
-        .and_then(|()| write!(file, "{}", std::process::id()))
-        .map_err(|source| failed(&path, source))?;
+    // A courtesy too: a full disk is no reason to refuse.
+    let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
     Ok(Lock { _file: file })
 }

@@ -3,6 +3,7 @@
 //! The verbs hold nothing particular to SQLite. Must not know Redis, processes or configuration.
 
 mod accept;
+mod backup;
 mod claim;
 mod experiment;
 mod finish;
@@ -10,25 +11,31 @@ mod lock;
 mod reader;
 mod records;
 mod recover;
+mod sound;
 mod steer;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::job::{Claim, JobId};
 
+pub use backup::{BackupError, Copied, backup};
 pub use reader::{JobFilter, Reader, Row, WaitsFor};
 pub use records::{
-    Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options, Outbox,
-    OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
+    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options,
+    Outbox, OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
 };
+use trouble::{Reach, Trouble};
 use writer::{Reply, Verb};
 
 /// The writing end. Cheap to clone; all clones feed one writer thread with group commit.
@@ -42,7 +49,8 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Shared {
     id: String,
-    healthy: AtomicBool,
+    origin: Option<String>,
+    trouble: Trouble,
     waiting: AtomicU64,
     unmet: AtomicU64,
 }
@@ -61,10 +69,14 @@ impl Ledger {
         let recovered = store.recover().map_err(failed)?;
         let shared = Arc::new(Shared {
             id: store.ledger_id().map_err(failed)?,
-            healthy: AtomicBool::new(true),
+            origin: store.origin().map_err(failed)?,
+            trouble: Trouble::default(),
             waiting: AtomicU64::new(store.count_waiting().map_err(failed)?),
             unmet: AtomicU64::new(0),
         });
+        if store::file_size(&path) > store::CHECKED_AT_START {
+            check_meanwhile(path.clone(), Arc::clone(&shared));
+        }
         let (verbs, inbox) = mpsc::channel();
         let (claims, claimed) = tokio::sync::mpsc::unbounded_channel();
         let writer = writer::Writer::new(store, inbox, claims, Arc::clone(&shared), lock);
@@ -78,6 +90,16 @@ impl Ledger {
     /// The UUID written into the file when it was made.
     pub fn id(&self) -> &str {
         &self.shared.id
+    }
+
+    /// The id of the ledger it was copied from, if that mattered still when it was opened.
+    pub fn origin(&self) -> Option<&str> {
+        self.shared.origin.as_deref()
+    }
+
+    /// That the ledger is a copy no longer matters.
+    pub async fn forget_origin(&self) -> Result<(), LedgerError> {
+        self.ask(Verb::ForgetOrigin).await
     }
 
     /// Writes arrivals down, in order, in one commit. When this returns they are on disk.
@@ -142,9 +164,24 @@ impl Ledger {
         self.ask(Verb::Probe).await
     }
 
-    /// Whether the last write succeeded.
-    pub fn healthy(&self) -> bool {
-        self.shared.healthy.load(Ordering::Relaxed)
+    /// Why the ledger cannot be written, in a sentence; `None` while it can, as of the last write.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.why()
+    }
+
+    /// Whether a new write is taken within this time; else why not, in a sentence.
+    pub async fn writable_within(&self, time: Duration) -> Result<(), String> {
+        let probed = tokio::time::timeout(time, self.probe()).await;
+        let missed = || {
+            format!(
+                "no write was taken within {time:?}; its disk is slow, or another process holds its lock"
+            )
+        };
+        match (self.trouble(), probed) {
+            (Some(why), _) => Err(why),
+            (None, Ok(probed)) => probed.map_err(|error| error.to_string()),
+            (None, Err(_)) => Err(missed()),
+        }
     }
 
     /// Jobs waiting in the ledger (QUEUED), for whatever reason.
@@ -158,19 +195,23 @@ impl Ledger {
         self.shared.unmet.load(Ordering::Relaxed)
     }
 
-    /// The oldest messages for Redis after the one with this `seq`, at most `limit`. Redis has
-    /// acknowledged those up to it: they are forgotten along with the next commit.
-    pub async fn outbox(&self, after: i64, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
-        self.ask(|reply| Verb::Outbox(after, limit, reply)).await
+    /// The oldest messages for Redis after those it has acknowledged, at most `limit`. These are
+    /// forgotten along with the next commit.
+    pub async fn outbox(
+        &self,
+        acknowledged: impl Into<Acknowledged>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, LedgerError> {
+        self.ask(|reply| Verb::Outbox(acknowledged.into(), limit, reply)).await
     }
 
     /// As [`Ledger::outbox`], but answered only once there is a message. One at a time may wait.
     pub async fn next_outbox(
         &self,
-        after: i64,
+        acknowledged: impl Into<Acknowledged>,
         limit: u32,
     ) -> Result<Vec<OutboxEntry>, LedgerError> {
-        self.ask(|reply| Verb::NextOutbox(after, limit, reply)).await
+        self.ask(|reply| Verb::NextOutbox(acknowledged.into(), limit, reply)).await
     }
 
     /// All that is remembered of schedules.
@@ -210,4 +251,16 @@ impl Ledger {
     fn tell(&self, verb: Verb) {
         let _ = self.verbs.send(verb);
     }
+}
+
+/// Reads a large ledger through beside its use. Nobody waits for it: without it nothing is lacking
+/// but the early word.
+fn check_meanwhile(path: PathBuf, shared: Arc<Shared>) {
+    let checking = move || {
+        let found = Reader::open(&path).and_then(|reader| reader.whole());
+        if let Err(error @ LedgerError::Damaged { .. }) = found {
+            shared.trouble.note(Reach::Damaged, &error.to_string());
+        }
+    };
+    let _ = std::thread::Builder::new().name("ledger-check".into()).spawn(checking);
 }

@@ -11,8 +11,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde_json::{Map, Value};
 
-use super::LedgerError;
 use super::accept::{FOLLOWS, LATER, id_at, status_at};
+use super::{LedgerError, sound, store};
 use crate::clock::{self, Timestamp};
 use crate::job::{JobId, Status};
 
@@ -77,10 +77,22 @@ impl Reader {
         if !path.exists() {
             return Err(LedgerError::Missing { path: path.to_owned() });
         }
+        sound::fitting_log(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(Duration::from_secs(5))?;
+        let version = store::version(&conn)?;
+        sound::ours(&conn, version)?;
         Ok(Self { conn })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// Reads every page; an error says what is damaged.
+    pub fn whole(&self) -> Result<(), LedgerError> {
+        sound::whole(&self.conn)
     }
 
     /// Jobs, newest first.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::trouble::{MEND, explain};
 use crate::job::{Claim, JobId, NewJob, Refusal, Source, StartMethod, Status};
 use crate::outcome::Report;
 use crate::policy::Disposition;
@@ -55,10 +56,10 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The database refused.
-    #[error("the database refused")]
+    #[error("{}", explain(.0))]
     Sqlite(#[from] rusqlite::Error),
-    /// The commit failed: nothing of its batch is recorded.
-    #[error("the commit failed")]
+    /// Nothing of its batch is recorded.
+    #[error("the ledger cannot be written: {}", explain(.0))]
     Commit(#[source] Arc<rusqlite::Error>),
     /// No file there.
     #[error("there is no ledger at {path}")]
@@ -67,7 +68,9 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// A file or directory beside it.
-    #[error("{path}")]
+    #[error(
+        "{path} cannot be written; give this user the right to, or name another ledger with DB_URL"
+    )]
     File {
         /// Which.
         path: PathBuf,
@@ -76,12 +79,39 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// Written by a newer executor.
-    #[error("its schema version {found} is newer than {known}, the newest this executor knows")]
+    #[error(
+        "its schema version {found} is newer than {known}, the newest this executor knows; run the executor that wrote it, or a newer one, or name another ledger with DB_URL"
+    )]
     Newer {
         /// In the file.
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// The file is damaged.
+    #[error("it is damaged ({what}); {MEND}")]
+    Damaged {
+        /// What was found.
+        what: String,
+    },
+    /// A database, but of somebody else.
+    #[error("it is a database, but no ledger of an executor; name another file with DB_URL")]
+    Foreign,
+    /// A log without the file it belongs to.
+    #[error(
+        "it is missing or empty, but its log {wal} is not, and would be thrown away; bring the file back, or, if what it held may go, move the log away too"
+    )]
+    Orphaned {
+        /// The log.
+        wal: PathBuf,
+    },
+    /// A log that belongs to another file.
+    #[error(
+        "{wal} is the log of another file, such as the one this copy was put in the place of, and would ruin it; move it, and the -shm beside it, away"
+    )]
+    StrangeLog {
+        /// The log.
+        wal: PathBuf,
     },
     /// The guard did not hold: the row is no longer in the expected state.
     #[error("attempt {attempt} of job {id} is not the running one")]
@@ -159,6 +189,21 @@ pub enum Retried {
     NotAJob,
     /// No such job.
     Unknown,
+}
+
+/// What Redis has acknowledged: all messages up to one, some left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The last one's `seq`; what follows it is asked for.
+    pub up_to: i64,
+    /// Those before it that are not acknowledged, and are kept; in order.
+    pub but: Vec<i64>,
+}
+
+impl From<i64> for Acknowledged {
+    fn from(up_to: i64) -> Self {
+        Self { up_to, but: Vec::new() }
+    }
 }
 
 /// One message for Redis, in order of `seq`.

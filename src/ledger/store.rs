@@ -3,20 +3,34 @@
 //! The only writing connection, and the one that checkpoints. The verbs themselves are in
 //! `accept.rs`, `claim.rs` and `finish.rs`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::sound;
+use super::trouble::{Reach, explain, reach};
 use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
 use crate::clock::{self, Timestamp};
 
 /// Migrations in order: the first makes the schema, `PRAGMA user_version` counts those applied.
 const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
 
+/// In `meta`: the ledger's id, and that of the ledger it was copied from.
+pub(super) const LEDGER_ID: &str = "ledger_id";
+pub(super) const ORIGIN: &str = "copied_from";
+
 /// How long to wait for a reader that holds the file, or a command at work on it.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Files up to this size are read through before anything is done with them, at some 300 MB/s; larger
+/// ones while they are in use.
+pub(super) const CHECKED_AT_START: u64 = 64 * 1024 * 1024;
+
+/// So many bytes must fit before an outage is over.
+const ROOM: u32 = 1024 * 1024;
 
 /// The open ledger.
 #[derive(Debug)]
@@ -28,8 +42,12 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(options: Options) -> Result<Self, LedgerError> {
+        sound::fitting_log(&options.path)?;
         let mut conn = Connection::open(&options.path)?;
         conn.busy_timeout(BUSY)?;
+        // Looked at before anything is written to it.
+        let version = version(&conn)?;
+        sound::ours(&conn, version)?;
         conn.set_prepared_statement_cache_capacity(128);
         // Plans do not depend on bound values: otherwise statements are prepared anew for each.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -39,13 +57,22 @@ impl Store {
              PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;
              PRAGMA wal_autocheckpoint = 8000;",
         )?;
-        migrate(&mut conn)?;
+        if file_size(&options.path) <= CHECKED_AT_START {
+            sound::whole(&conn)?;
+        }
+        migrate(&mut conn, version)?;
         Ok(Self { conn, options, starts: 0 })
     }
 
     pub(super) fn ledger_id(&self) -> Result<String, LedgerError> {
-        let sql = "SELECT value FROM meta WHERE name = 'ledger_id'";
-        Ok(self.conn.query_row(sql, [], |row| row.get(0))?)
+        let sql = "SELECT value FROM meta WHERE name = ?";
+        Ok(self.conn.query_row(sql, [LEDGER_ID], |row| row.get(0))?)
+    }
+
+    /// The id of the ledger it was copied from, until that no longer matters.
+    pub(super) fn origin(&self) -> Result<Option<String>, LedgerError> {
+        let sql = "SELECT value FROM meta WHERE name = ?";
+        Ok(self.conn.query_row(sql, [ORIGIN], |row| row.get(0)).optional()?)
     }
 
     pub(super) fn count_waiting(&self) -> Result<u64, LedgerError> {
@@ -77,6 +104,19 @@ impl Store {
         Ok(entries.collect::<Result<_, _>>()?)
     }
 
+    /// Takes away what [`Batch::probe_room`] wrote. Should it fail, the next probe writes over it.
+    pub(super) fn clear_room(&self) {
+        let _ = self.conn.execute("DELETE FROM meta WHERE name = 'room'", []);
+    }
+
+    /// SQLite never takes a limit below what the file has.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: Option<u32>) {
+        let pages = pages.unwrap_or(u32::MAX - 1);
+        let sql = format!("PRAGMA max_page_count = {pages}");
+        self.conn.query_row(&sql, [], |_| Ok(())).unwrap();
+    }
+
     /// Begins a transaction.
     pub(super) fn begin(&mut self, now: Timestamp) -> Result<Batch<'_>, rusqlite::Error> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -87,23 +127,35 @@ impl Store {
             now_text: clock::text(now),
             starts: &mut self.starts,
             effects: Effects::default(),
+            ended: None,
+            fault: None,
         })
     }
 }
 
-fn migrate(conn: &mut Connection) -> Result<(), LedgerError> {
+/// The version of the schema in the file, if we know it; 0: none yet.
+pub(super) fn version(conn: &Connection) -> Result<i64, LedgerError> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(LedgerError::Newer { found, known });
     }
+    Ok(found)
+}
+
+/// The size of a ledger's file; 0 if there is none.
+pub(super) fn file_size(path: &Path) -> u64 {
+    path.metadata().map_or(0, |file| file.len())
+}
+
+fn migrate(conn: &mut Connection, found: i64) -> Result<(), LedgerError> {
     for (version, sql) in (1..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
         let tx = conn.transaction()?;
         tx.execute_batch(sql)?;
         tx.pragma_update(None, "user_version", version)?;
         if version == 1 {
             let id = uuid::Uuid::now_v7().to_string();
-            tx.execute("INSERT INTO meta (name, value) VALUES ('ledger_id', ?)", [id])?;
+            tx.execute("INSERT INTO meta (name, value) VALUES (?, ?)", [LEDGER_ID, &id])?;
         }
         tx.commit()?;
     }
@@ -129,51 +181,97 @@ pub(super) struct Batch<'a> {
     pub(super) now_text: String,
     pub(super) starts: &'a mut u64,
     pub(super) effects: Effects,
+    /// Why nothing more can be done in this transaction: it is rolled back, or must be.
+    ended: Option<Arc<rusqlite::Error>>,
+    /// The worst that the database refused: how far it reaches, in a sentence.
+    fault: Option<(Reach, String)>,
 }
 
 impl Batch<'_> {
-    /// Does something in a savepoint of its own: if it fails, only it is undone.
+    /// Does something in a savepoint of its own: if it fails, only it is undone. What hinders all
+    /// writing (a full disk) ends the whole transaction: SQLite may have rolled it back by itself,
+    /// and whatever followed would then be committed alone, unknown to those who asked.
     pub(super) fn guarded<T>(
         &mut self,
         act: impl FnOnce(&mut Self) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        self.run("SAVEPOINT verb")?;
+        if let Some(error) = &self.ended {
+            return Err(LedgerError::Commit(Arc::clone(error)));
+        }
+        if let Err(error) = self.run("SAVEPOINT verb") {
+            return Err(self.end(error));
+        }
         let before = self.effects.clone();
         let done = act(self);
-        if done.is_err() {
-            self.effects = before;
-            // A full disk ends the whole transaction by itself; the commit will say so.
-            if !self.conn.is_autocommit() {
-                self.run("ROLLBACK TO verb")?;
+        let undone = match &done {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                self.effects = before;
+                self.run("ROLLBACK TO verb")
             }
+        };
+        let closed = undone.and_then(|()| self.run("RELEASE verb"));
+        match (done, closed) {
+            (Err(LedgerError::Sqlite(error)), closed) => {
+                let reach = reach(&error);
+                if reach == Reach::Passing || closed.is_err() || self.conn.is_autocommit() {
+                    return Err(self.end(error));
+                }
+                self.note(&error);
+                Err(error.into())
+            }
+            (_, Err(error)) => Err(self.end(error)),
+            (done, Ok(())) => done,
         }
-        if !self.conn.is_autocommit() {
-            self.run("RELEASE verb")?;
-        }
-        done
     }
 
-    /// Tells what is still waiting, and commits.
+    /// Nothing more can be done in this transaction.
+    fn end(&mut self, error: rusqlite::Error) -> LedgerError {
+        self.note(&error);
+        let error = Arc::new(error);
+        self.ended = Some(Arc::clone(&error));
+        LedgerError::Commit(error)
+    }
+
+    fn note(&mut self, error: &rusqlite::Error) {
+        let reach = reach(error);
+        if reach > self.fault.as_ref().map_or(Reach::Verb, |(worst, _)| *worst) {
+            self.fault = Some((reach, explain(error)));
+        }
+    }
+
+    /// Tells what is still waiting, and commits, or undoes everything.
     pub(super) fn commit(&mut self) -> Result<(), Arc<rusqlite::Error>> {
-        let done = self.tell_queued().and_then(|()| Ok(self.run("COMMIT")?));
-        done.or_else(|error| self.abandon(error))
+        // Its failure ends the transaction or is that of the telling alone; either is noted.
+        let told = match self.effects.queued.is_empty() {
+            true => Ok(()),
+            false => self.guarded(Self::tell_queued),
+        };
+        if let Some(error) = self.ended.take() {
+            return self.abandon(error);
+        }
+        let done = match told {
+            Ok(()) => self.run("COMMIT"),
+            Err(LedgerError::Sqlite(error)) => Err(error),
+            Err(_) => Err(rusqlite::Error::InvalidQuery),
+        };
+        done.or_else(|error| {
+            self.note(&error);
+            self.abandon(Arc::new(error))
+        })
     }
 
-    /// Undoes everything for this reason.
-    pub(super) fn abandon(&mut self, error: LedgerError) -> Result<(), Arc<rusqlite::Error>> {
+    fn abandon(&mut self, error: Arc<rusqlite::Error>) -> Result<(), Arc<rusqlite::Error>> {
         if !self.conn.is_autocommit() {
             // SQLite undoes it by itself when the connection is used next, should this fail.
             let _ = self.conn.execute_batch("ROLLBACK");
         }
-        Err(match error {
-            LedgerError::Sqlite(error) => Arc::new(error),
-            LedgerError::Commit(error) => error,
-            _ => Arc::new(rusqlite::Error::InvalidQuery),
-        })
+        Err(error)
     }
 
-    pub(super) fn effects(self) -> Effects {
-        self.effects
+    /// What it did to the numbers, and the worst that the database refused.
+    pub(super) fn effects(self) -> (Effects, Option<(Reach, String)>) {
+        (self.effects, self.fault)
     }
 
     fn run(&self, sql: &str) -> Result<(), rusqlite::Error> {
@@ -184,6 +282,13 @@ impl Batch<'_> {
     pub(super) fn probe(&mut self) -> Result<(), LedgerError> {
         let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES ('probed', ?)";
         self.conn.prepare_cached(sql)?.execute([&self.now_text])?;
+        Ok(())
+    }
+
+    /// A write as large as what some endings leave: once it is committed there is room again.
+    pub(super) fn probe_room(&mut self) -> Result<(), LedgerError> {
+        let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES ('room', hex(zeroblob(?)))";
+        self.conn.prepare_cached(sql)?.execute([ROOM / 2])?;
         Ok(())
     }
 
@@ -212,8 +317,20 @@ impl Batch<'_> {
         Ok(())
     }
 
-    pub(super) fn forget_up_to(&mut self, seq: i64) -> Result<(), LedgerError> {
-        self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
+    pub(super) fn forget_origin(&mut self) -> Result<(), LedgerError> {
+        self.conn.prepare_cached("DELETE FROM meta WHERE name = ?")?.execute([ORIGIN])?;
+        Ok(())
+    }
+
+    pub(super) fn forget_up_to(&mut self, seq: i64, but: &[i64]) -> Result<(), LedgerError> {
+        if but.is_empty() {
+            self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
+            return Ok(());
+        }
+        let but = serde_json::Value::from(but).to_string();
+        let sql = "DELETE FROM outbox WHERE seq <= ?1
+            AND seq NOT IN (SELECT value FROM json_each(?2))";
+        self.conn.prepare_cached(sql)?.execute(params![seq, but])?;
         Ok(())
     }
 
@@ -258,14 +375,6 @@ impl Batch<'_> {
             row.seen,
             row.last
         ])?;
-        Ok(())
-    }
-
-    /// SQLite never takes a limit below what the file has.
-    #[cfg(test)]
-    pub(super) fn limit_pages(&mut self, pages: Option<u32>) -> Result<(), LedgerError> {
-        let pages = pages.unwrap_or(u32::MAX - 1);
-        self.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
         Ok(())
     }
 

@@ -487,8 +487,35 @@ async fn a_full_disk_fails_verbs_and_heals() {
     assert!(refused.is_err(), "{refused:?}");
     bench.ledger.set_page_limit(None).await.unwrap();
     bench.finish(&claim, succeeded(), Disposition::Complete).await.unwrap();
-    assert!(bench.ledger.healthy());
+    assert_eq!(bench.ledger.trouble(), None);
     assert_eq!(bench.accept(big).await.id.as_str(), "big");
+}
+
+#[test]
+fn nothing_follows_in_a_transaction_that_a_full_disk_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store::Store::open(options(dir.path())).unwrap();
+    let big = NewJob {
+        parameters: raw(&format!("{{\"x\": \"{}\"}}", "y".repeat(200_000))),
+        ..job("big")
+    };
+    store.limit_pages(Some(1));
+    let mut batch = store.begin(clock::now()).unwrap();
+    batch.guarded(|batch| batch.accept(&[arrival(job("before"))])).unwrap();
+    let full = batch.guarded(|batch| batch.accept(&[arrival(big)]));
+    assert!(matches!(full, Err(LedgerError::Commit(_))), "{full:?}");
+    // SQLite has rolled back by itself: these would be commits of their own.
+    let after = batch.guarded(|batch| batch.accept(&[arrival(job("after"))]));
+    assert!(matches!(after, Err(LedgerError::Commit(_))), "{after:?}");
+    let claims = batch.guarded(|batch| batch.claim(1));
+    assert!(matches!(claims, Err(LedgerError::Commit(_))), "{claims:?}");
+    let error = batch.commit().unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+    let (_, fault) = batch.effects();
+    assert_eq!(fault.unwrap().0, Reach::Passing);
+    store.limit_pages(None);
+    assert_eq!(store.count_waiting().unwrap(), 0);
+    store.begin(clock::now()).unwrap().commit().unwrap();
 }
 
 #[tokio::test]

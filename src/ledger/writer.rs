@@ -12,9 +12,10 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use super::lock::Lock;
 use super::store::{Batch, Store};
+use super::trouble::{Reach, explain, reach};
 use super::{
-    Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OutboxEntry, Retried, RunStart,
-    Shared,
+    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finish, LedgerError, OutboxEntry,
+    Retried, RunStart, Shared,
 };
 use crate::clock::{self, Timestamp};
 use crate::job::{Claim, JobId};
@@ -27,7 +28,7 @@ const SOON: Duration = Duration::from_millis(20);
 const LAZY: Duration = Duration::from_millis(250);
 /// Looks for due jobs at least so often, whatever the clock does.
 const LOOK: Duration = Duration::from_secs(5);
-/// After a commit failed with jobs waiting for slots.
+/// While the ledger cannot be written, it is tried again so often.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Where an answer goes.
@@ -51,11 +52,12 @@ pub(super) enum Verb {
     Retry(JobId, Reply<Retried>),
     RetryFailed(Reply<u64>),
     Probe(Reply<()>),
-    Outbox(i64, u32, Reply<Vec<OutboxEntry>>),
-    NextOutbox(i64, u32, Reply<Vec<OutboxEntry>>),
+    Outbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
+    NextOutbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
     Prune(Timestamp, u32, Reply<u64>),
     Clock(Reply<Vec<ClockRow>>),
     NoteClock(ClockRow, Reply<()>),
+    ForgetOrigin(Reply<()>),
     Close(Reply<()>),
     #[cfg(test)]
     LimitPages(Option<u32>, Reply<()>),
@@ -84,6 +86,8 @@ pub(super) struct Writer {
     /// The last message that Redis has acknowledged, and the last that is forgotten.
     acknowledged: i64,
     forgotten: i64,
+    /// Messages before that which are to be kept.
+    kept: Vec<i64>,
     /// Who waits for the next message.
     asks_next: Option<(i64, u32, Reply<Vec<OutboxEntry>>)>,
     pending: Vec<Verb>,
@@ -107,6 +111,7 @@ impl Writer {
             demand: 0,
             acknowledged: 0,
             forgotten: 0,
+            kept: Vec::new(),
             asks_next: None,
             pending: Vec::new(),
             closing: Vec::new(),
@@ -123,7 +128,9 @@ impl Writer {
             if !open || !self.closing.is_empty() {
                 break;
             }
-            wake = if committed { self.next_look() } else { AGAIN };
+            let trouble = &self.shared.trouble;
+            let again = (!committed || trouble.stands()) && !trouble.damaged();
+            wake = if again { AGAIN } else { self.next_look() };
         }
         let Self { store, lock, closing, .. } = self;
         // The file is closed before the lock is let go, and both before anyone is told.
@@ -173,18 +180,29 @@ impl Writer {
     /// A question for messages: answered at once, or once there is one.
     fn read_outbox(&mut self, verb: Verb) {
         match verb {
-            Verb::Outbox(after, limit, reply) => {
-                self.acknowledged = self.acknowledged.max(after);
+            Verb::Outbox(acknowledged, limit, reply) => {
+                let after = self.acknowledge(acknowledged);
                 // Whoever asked may have gone.
                 let _ = reply.send(self.store.outbox(after, limit));
             }
-            Verb::NextOutbox(after, limit, reply) => {
-                self.acknowledged = self.acknowledged.max(after);
+            Verb::NextOutbox(acknowledged, limit, reply) => {
+                let after = self.acknowledge(acknowledged);
                 self.asks_next = Some((after, limit, reply));
                 self.answer_next();
             }
             _ => {}
         }
+    }
+
+    fn acknowledge(&mut self, acknowledged: Acknowledged) -> i64 {
+        self.acknowledged = self.acknowledged.max(acknowledged.up_to);
+        if self.kept != acknowledged.but {
+            // Some that were kept may be forgotten now.
+            let first = self.kept.first().map_or(self.forgotten, |seq| seq - 1);
+            self.forgotten = self.forgotten.min(first);
+            self.kept = acknowledged.but;
+        }
+        acknowledged.up_to
     }
 
     /// Answers who waits for the next message, if there is one.
@@ -197,10 +215,15 @@ impl Writer {
         }
     }
 
-    /// One transaction for all that is pending and for the claims it makes possible.
+    /// One transaction for all that is pending and for the claims it makes possible. After one that
+    /// failed nothing is claimed until one has succeeded that needed some room.
     fn commit(&mut self) -> bool {
         let verbs = std::mem::take(&mut self.pending);
-        if verbs.is_empty() && self.demand == 0 && self.acknowledged <= self.forgotten {
+        let troubled = self.shared.trouble.stands();
+        let probing = troubled && !self.shared.trouble.damaged();
+        let demand = if troubled { 0 } else { self.demand };
+        let idle = verbs.is_empty() && demand == 0 && self.acknowledged <= self.forgotten;
+        if idle && !probing {
             return true;
         }
         let acknowledged = self.acknowledged;
@@ -211,24 +234,30 @@ impl Writer {
             match verb {
                 Verb::Demand(free) => self.demand = self.demand.saturating_add(*free),
                 Verb::Withdraw(_) => self.demand = 0,
+                #[cfg(test)]
+                Verb::LimitPages(pages, _) => self.store.limit_pages(*pages),
                 _ => {}
             }
         }
         let (outcome, claims, batch) = match self.store.begin(clock::now()) {
             Ok(mut batch) => {
+                if probing {
+                    // Refused, it ends the batch, and with it all that follows.
+                    let _ = batch.guarded(Batch::probe_room);
+                }
                 if acknowledged > self.forgotten {
                     // Undone, they are sent again: each message can be told twice.
-                    let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged));
+                    let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged, &self.kept));
                 }
                 for verb in verbs {
                     act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
                 }
-                let claims = batch.claim(self.demand.saturating_add(carried));
-                let (claims, outcome) = match claims {
-                    Ok(claims) => (claims, batch.commit()),
-                    Err(error) => (Vec::new(), batch.abandon(error)),
-                };
-                (outcome, claims, Some(batch.effects()))
+                let demand = if troubled { 0 } else { self.demand.saturating_add(carried) };
+                // Refused, they are made again with the next commit.
+                let claims = batch.guarded(|batch| batch.claim(demand)).unwrap_or_default();
+                let outcome = batch.commit();
+                let (effects, fault) = batch.effects();
+                (outcome, claims, Some((effects, fault)))
             }
             Err(error) => {
                 for verb in verbs {
@@ -238,9 +267,10 @@ impl Writer {
             }
         };
         let committed = outcome.is_ok();
-        self.shared.healthy.store(committed, Ordering::Relaxed);
+        let fault = batch.as_ref().and_then(|(_, fault)| fault.as_ref());
+        self.judge(&outcome, fault, probing);
         let mut told = false;
-        if let (Ok(()), Some(effects)) = (&outcome, batch) {
+        if let (Ok(()), Some((effects, _))) = (&outcome, batch) {
             let waiting = self.shared.waiting.load(Ordering::Relaxed);
             let waiting = waiting.saturating_add_signed(effects.waiting);
             self.forgotten = acknowledged;
@@ -261,6 +291,25 @@ impl Writer {
             self.answer_next();
         }
         committed
+    }
+
+    /// Notes whether the ledger can be written.
+    fn judge(
+        &self,
+        outcome: &Result<(), Arc<rusqlite::Error>>,
+        fault: Option<&(Reach, String)>,
+        probed: bool,
+    ) {
+        let trouble = &self.shared.trouble;
+        if let Some((reach, why)) = fault {
+            trouble.note(*reach, why);
+        } else if let Err(error) = outcome {
+            // Whatever it is, nothing was recorded.
+            trouble.note(reach(error).max(Reach::Passing), &explain(error));
+        } else if probed {
+            trouble.over();
+            self.store.clear_room();
+        }
     }
 
     /// How long there is nothing to do unless somebody asks.
@@ -339,12 +388,13 @@ fn act(
             let done = batch.guarded(|batch| batch.note_clock(&row));
             answers.push(answer(reply, done));
         }
-        Verb::Close(reply) => closing.push(reply),
-        #[cfg(test)]
-        Verb::LimitPages(pages, reply) => {
-            let done = batch.guarded(|batch| batch.limit_pages(pages));
+        Verb::ForgetOrigin(reply) => {
+            let done = batch.guarded(Batch::forget_origin);
             answers.push(answer(reply, done));
         }
+        Verb::Close(reply) => closing.push(reply),
+        #[cfg(test)]
+        Verb::LimitPages(_, reply) => answers.push(answer(reply, Ok(()))),
     }
 }
 
@@ -359,25 +409,28 @@ fn answer<T: 'static>(reply: Reply<T>, done: Result<T, LedgerError>) -> Answer {
     })
 }
 
-/// Answers a verb whose transaction could not even begin.
+/// Answers a verb whose transaction could not even begin; why, is told by [`answer`].
 fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
     match verb {
-        Verb::Accept(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::Accept(_, reply) => answers.push(refusal(reply)),
         Verb::Withdraw(reply)
         | Verb::Finish(_, reply)
         | Verb::BeginRun(_, _, reply)
         | Verb::Unclaim(_, _, reply)
         | Verb::NoteClock(_, reply)
-        | Verb::Probe(reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
-        Verb::Cancel(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
-        Verb::Retry(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
-        Verb::RetryFailed(reply) | Verb::Prune(_, _, reply) => {
-            answers.push(answer(reply, Err(LedgerError::Closed)));
-        }
-        Verb::Clock(reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        | Verb::ForgetOrigin(reply)
+        | Verb::Probe(reply) => answers.push(refusal(reply)),
+        Verb::Cancel(_, reply) => answers.push(refusal(reply)),
+        Verb::Retry(_, reply) => answers.push(refusal(reply)),
+        Verb::RetryFailed(reply) | Verb::Prune(_, _, reply) => answers.push(refusal(reply)),
+        Verb::Clock(reply) => answers.push(refusal(reply)),
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
-        Verb::LimitPages(_, reply) => answers.push(answer(reply, Err(LedgerError::Closed))),
+        Verb::LimitPages(_, reply) => answers.push(refusal(reply)),
         Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Started { .. } => {}
     }
+}
+
+fn refusal<T: 'static>(reply: Reply<T>) -> Answer {
+    answer(reply, Err(LedgerError::Closed))
 }

@@ -4,12 +4,13 @@
 //! used again, because its late answer would be taken for that of the next question.
 
 mod ask;
+mod script;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -18,9 +19,12 @@ use crate::config::RedisUrl;
 use crate::health::Health;
 
 pub use ask::{Change, Examination, Follow, examine, push, schedules, waiting};
+pub use script::Perform;
 
 /// How long opening a connection may take.
 const OPENING: Duration = Duration::from_secs(3);
+/// How long the answer to a mere look may take before a new connection is asked.
+const SOON: Duration = Duration::from_secs(2);
 /// How long an answer may take. The crate's own default is half a second.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks whether Redis answers, while it does and while it does not.
@@ -118,9 +122,30 @@ impl Link {
         open(&self.client, answer).await
     }
 
-    /// The client, for subscriptions.
-    pub fn client(&self) -> &Client {
-        &self.client
+    /// A connection that listens to these channels.
+    pub async fn subscription(&self, channels: &[String]) -> Result<PubSub, RedisError> {
+        let opening = async {
+            let mut messages = self.client.get_async_pubsub().await?;
+            for channel in channels {
+                messages.subscribe(channel).await?;
+            }
+            Ok(messages)
+        };
+        tokio::time::timeout(OPENING, opening).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// Whether Redis answers within this time; else why not, in a sentence. An outage that is known
+    /// needs no question.
+    pub async fn answers_within(&self, time: Duration) -> Result<(), String> {
+        let away = || "Redis does not answer".to_owned();
+        if self.health.redis_up() == Some(false) {
+            return Err(away());
+        }
+        let asked = async { self.question(&mut self.connection().await?).await };
+        match tokio::time::timeout(time, asked).await {
+            Ok(answer) => answer.map_err(|_| away()),
+            Err(_) => Err(format!("Redis did not answer within {time:?}")),
+        }
     }
 
     /// A call failed: if that was the connection's fault it is dropped, and if Redis does not answer
@@ -156,27 +181,40 @@ impl Link {
         }
     }
 
+    /// Looks whether Redis answers. A connection that is broken or misses its time is given up, and
+    /// a new one asked, before Redis itself is blamed.
     async fn look(&self) -> Result<(), RedisError> {
         let mut connection = self.connection().await?;
+        match tokio::time::timeout(SOON, self.question(&mut connection)).await {
+            Ok(Err(error)) if error.code().is_some() => return Err(error),
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) | Err(_) => {}
+        }
+        self.shared.lock().await.connection = None;
+        let mut connection = self.connection().await?;
+        self.question(&mut connection).await
+    }
+
+    async fn question(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let question = if self.told_down.load(Ordering::Relaxed) {
             // A full or read-only Redis answers PING, yet refuses all that matters.
             redis::cmd("SET").arg(PROBE).arg("").arg("PX").arg(1000).to_owned()
         } else {
             redis::cmd("PING")
         };
-        match question.query_async::<()>(&mut connection).await {
+        match question.query_async::<()>(connection).await {
             Err(error) if is_outage(&error) => Err(error),
             _ => Ok(()),
         }
     }
 
     fn note_up(&self, after: Duration) {
-        self.health.set_redis(true);
         let told_down = self.told_down.swap(false, Ordering::Relaxed);
         if told_down {
             let seconds = after.as_secs_f64();
             tracing::info!(event = "redis_back", duration_seconds = seconds, "Redis answers again");
         }
+        self.health.set_redis(true);
         self.up.send_if_modified(|up| !std::mem::replace(up, true));
     }
 
@@ -188,6 +226,17 @@ impl Link {
             tracing::warn!(event = "redis_lost", error = %error, "Redis does not answer; jobs in the ledger run on, trying again until it does");
         }
     }
+}
+
+/// Whether an error means that this user may not do that, here or within a script. Only people mend it.
+pub fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+        || error.to_string().contains("The user executing the script can't")
+}
+
+/// What a connection says that has missed its time.
+pub fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
 /// Whether an error means that Redis as a whole cannot be used now, rather than one command.
@@ -205,6 +254,7 @@ pub fn is_outage(error: &RedisError) -> bool {
         "WRONGPASS",
         "UNKILLABLE",
         "NOREPLICAS",
+        "UNBLOCKED",
     ];
     match error.code() {
         Some(code) => CODES.contains(&code),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::job::JobId;
-use crate::link::Link;
+use crate::link::{Link, Perform};
 
 /// How many words may wait; more are dropped.
 const ROOM: usize = 1024;
@@ -73,6 +73,6 @@ async fn tell_all(link: Arc<Link>, mut words: mpsc::Receiver<Word>) {
         // Refused, it is just not told.
         let script = redis::Script::new(TELL);
         let key = format!("executor:job:{}", word.id);
-        let _: Result<(), _> = script.key(key).arg(body).invoke_async(&mut connection).await;
+        let _: Result<(), _> = script.key(key).arg(body).perform(&mut connection).await;
     }
 }

@@ -40,6 +40,8 @@ use options::{eligible, ledger_options, slot_options};
 /// How often old jobs are removed, and how many in one step.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_STEP: u32 = 500;
+/// What the main runtime may take beside the answer itself.
+const SLACK: Duration = Duration::from_millis(200);
 /// How long to wait for Redis at the start before going on without.
 const REDIS_AT_START: Duration = Duration::from_secs(3);
 
@@ -64,6 +66,14 @@ pub enum ServeError {
     /// The Redis URL.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Stopped in time, but the ledger would not be written.
+    #[error(
+        "the endings of {attempts} attempts could not be recorded before the grace was over, because the ledger cannot be written; the next start runs these jobs again"
+    )]
+    Unrecorded {
+        /// How many.
+        attempts: usize,
+    },
     /// The system refused.
     #[error("{what}")]
     System {
@@ -94,7 +104,11 @@ pub fn serve(loaded: Loaded, environment: &Environment) -> Result<(), ServeError
     })?;
     let ended = runtime.block_on(daemon(&loaded, &log, &notifier));
     if let Err(error) = &ended {
-        tracing::error!(event = "start_failed", error = crate::flow::chain(error), "not serving");
+        let event = match error {
+            ServeError::Unrecorded { .. } => "stopped_unrecorded",
+            _ => "start_failed",
+        };
+        tracing::error!(event, error = crate::flow::chain(error), "not serving");
     }
     runtime.shutdown_timeout(Duration::from_millis(200));
     log.finish();
@@ -147,26 +161,51 @@ async fn daemon(loaded: &Loaded, log: &Log, notifier: &Arc<Notifier>) -> Result<
     });
     health.loop_tick();
     let draining = watch::Sender::new(false);
+    let link = match &settings.redis {
+        Some(url) => Some(Arc::new(Link::new(url, Arc::clone(&health))?)),
+        None => None,
+    };
     let mut daemon = Daemon { health, ledger, slots, redis: None, tasks: JoinSet::new() };
-    daemon.begin_http(settings, log)?;
-    daemon.begin_redis(settings, &draining).await?;
+    daemon.begin_http(settings, log, link.clone())?;
+    if let Some(link) = link {
+        daemon.begin_redis(settings, link, &draining).await?;
+    }
     daemon.begin_schedules(settings);
     daemon.begin_pruning(settings);
-    daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await;
-    Ok(())
+    daemon.run(loaded, log.tap(), claims, signals, draining, notifier).await
+}
+
+/// Asks Redis for the health page: on the main runtime, where the link lives, but no longer than the
+/// page can wait.
+fn ask_redis(link: Arc<Link>) -> Box<dyn Fn(Duration) -> http::Answer + Send + Sync> {
+    let main = tokio::runtime::Handle::current();
+    Box::new(move |time| {
+        let link = Arc::clone(&link);
+        let asked = main.spawn(async move { link.answers_within(time).await });
+        Box::pin(async move {
+            let answer = tokio::time::timeout(time + SLACK, asked).await;
+            answer.ok().and_then(Result::ok).unwrap_or_else(|| {
+                Err("it could not be asked: this executor is busy or ends".to_owned())
+            })
+        })
+    })
 }
 
 impl Daemon {
-    fn begin_http(&self, settings: &Settings, log: &Log) -> Result<(), ServeError> {
+    fn begin_http(
+        &self,
+        settings: &Settings,
+        log: &Log,
+        link: Option<Arc<Link>>,
+    ) -> Result<(), ServeError> {
         let Some(addr) = settings.http_addr else { return Ok(()) };
         let (asked, counted, tap) = (self.ledger.clone(), self.ledger.clone(), log.tap());
         let sources = Sources {
             health: Arc::clone(&self.health),
-            ledger: Box::new(move || {
+            redis: link.map(ask_redis),
+            ledger: Box::new(move |time| {
                 let ledger = asked.clone();
-                Box::pin(
-                    async move { ledger.probe().await.map_err(|error| crate::flow::chain(&error)) },
-                )
+                Box::pin(async move { ledger.writable_within(time).await })
             }),
             counts: Box::new(move || (counted.waiting(), tap.dropped())),
         };
@@ -178,10 +217,9 @@ impl Daemon {
     async fn begin_redis(
         &mut self,
         settings: &Settings,
+        link: Arc<Link>,
         draining: &watch::Sender<bool>,
     ) -> Result<(), ServeError> {
-        let Some(url) = &settings.redis else { return Ok(()) };
-        let link = Arc::new(Link::new(url, Arc::clone(&self.health))?);
         let identity = Identity {
             executor_id: settings.executor_id.clone(),
             ledger_id: self.ledger.id().to_owned(),
@@ -216,6 +254,7 @@ impl Daemon {
             peers: heart.peers(),
             draining: draining.subscribe(),
             written_down: Vec::new(),
+            origin: self.ledger.origin().map(str::to_owned),
         };
         let door = Some(tokio::spawn(door.run()));
         let metrics = Metrics::begin(Arc::clone(&link));
@@ -322,6 +361,34 @@ impl Daemon {
         }
     }
 
+    /// What asks us to end: signals, and that another has our name.
+    fn also_if_taken(
+        &mut self,
+        mut signals: mpsc::Receiver<Signal>,
+        heart: Option<&Heart>,
+    ) -> mpsc::Receiver<Signal> {
+        let Some(heart) = heart else { return signals };
+        let (asks, asked) = mpsc::channel(8);
+        let mut taken = heart.taken();
+        self.tasks.spawn(async move {
+            let mut told = false;
+            loop {
+                let signal = tokio::select! {
+                    Some(signal) = signals.recv() => signal,
+                    Ok(_) = taken.wait_for(Option::is_some), if !told => {
+                        told = true;
+                        Signal::NameTaken
+                    }
+                    else => return,
+                };
+                if asks.send(signal).await.is_err() {
+                    return;
+                }
+            }
+        });
+        asked
+    }
+
     /// Everything has begun and can be reached.
     fn tell_ready(&mut self, settings: &Settings, notifier: &Arc<Notifier>) {
         let python = self.slots.interpreter();
@@ -347,7 +414,7 @@ impl Daemon {
         signals: mpsc::Receiver<Signal>,
         draining: watch::Sender<bool>,
         notifier: &Arc<Notifier>,
-    ) {
+    ) -> Result<(), ServeError> {
         let settings = &loaded.settings;
         let flow = Flow {
             slots: self.slots.clone(),
@@ -360,6 +427,8 @@ impl Daemon {
             on_shutdown: settings.on_shutdown,
         };
         let plan = ShutdownPlan::new(settings.shutdown_grace, settings.kill_grace);
+        let heart = self.redis.as_ref().map(|redis| Arc::clone(&redis.heart));
+        let signals = self.also_if_taken(signals, heart.as_deref());
         let mut asked_to_stop = draining.subscribe();
         let (dispatcher, handle) = Dispatcher::new(Arc::new(flow), claims, signals, draining, plan);
         self.begin_control(loaded, tap, handle);
@@ -370,12 +439,22 @@ impl Daemon {
             notifier.stopping();
             Instant::now()
         };
-        let ((), begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
-        self.end(begun + plan.grace, &settings.ledger_path).await;
+        let (unrecorded, begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
+        self.end(begun + plan.grace, &settings.ledger_path, unrecorded == 0).await;
+        let taken = heart.and_then(|heart| heart.taken().borrow().clone());
+        match unrecorded {
+            0 if taken.is_some() => taken.map_or(Ok(()), |taken| Err(taken.into())),
+            0 => {
+                tracing::info!(event = "stopped", "drained");
+                Ok(())
+            }
+            attempts => Err(ServeError::Unrecorded { attempts }),
+        }
     }
 
-    /// Tells what is still to be told, frees the name, closes the ledger, by the deadline.
-    async fn end(&mut self, deadline: Instant, ledger_path: &Path) {
+    /// Tells what is still to be told, frees the name, closes the ledger, by the deadline. A ledger
+    /// that cannot be written is not asked any more: what it has is on disk.
+    async fn end(&mut self, deadline: Instant, ledger_path: &Path, ledger_answers: bool) {
         let least = Instant::now() + Duration::from_millis(200);
         let deadline = (deadline - Duration::from_millis(300)).max(least);
         if let Some(redis) = &mut self.redis {
@@ -385,7 +464,7 @@ impl Daemon {
             }
             self.tasks.shutdown().await;
             let told = async {
-                let told = redis.publisher.send_all().await;
+                let told = ledger_answers && redis.publisher.send_all().await;
                 let released = redis.leader.release().await;
                 let left = redis.heart.leave().await;
                 told && released.is_ok() && left.is_ok()
@@ -400,7 +479,9 @@ impl Daemon {
         self.slots.close().await;
         // Nobody is reached by it any more; one that stays is taken for a past life's.
         let _ = std::fs::remove_file(control::path_of(ledger_path));
-        self.ledger.close().await;
-        tracing::info!(event = "stopped", "drained");
+        if ledger_answers {
+            let deadline = deadline.max(Instant::now() + Duration::from_millis(200));
+            let _ = tokio::time::timeout_at(deadline, self.ledger.close()).await;
+        }
     }
 }

@@ -139,3 +139,24 @@ fn jobs_for_later_do_not_keep_the_door_shut() {
         both.iter().find_map(|e| e.job("now")).filter(|row| row["status"] == "COMPLETED")
     });
 }
+
+#[test]
+fn of_two_that_began_while_redis_was_away_one_ends() {
+    let mut redis = RedisServer::start();
+    redis.pause();
+    let mut both = [named(&redis, "same", "500ms"), named(&redis, "same", "500ms")];
+    for executor in &mut both {
+        executor.serve();
+    }
+    redis.resume();
+    let loser = eventually("one to find its name taken", || {
+        both.iter().position(|executor| executor.count("identity_taken") > 0)
+    });
+    assert_eq!(both[loser].wait().code(), Some(4));
+    assert_eq!(both[loser].count("draining"), 1);
+    let other = &both[1 - loser];
+    redis.push(&json!({"job_id": "a", "target": "tasks.good.noop"}));
+    other.until("a", "COMPLETED");
+    assert_eq!(other.count("identity_taken"), 0);
+    assert_eq!(redis.run::<i64>(&["EXISTS", KEY]), 1);
+}

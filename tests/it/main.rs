@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a failed test shows the executor's log")]
 
 mod allow_list;
+mod backup;
 mod cli;
 mod cron;
 mod experiments;
@@ -15,11 +16,13 @@ mod identity;
 mod isolation;
 mod jobs;
 mod layering;
+mod ledger_trouble;
 mod outage;
 mod output;
 mod preload;
 mod python;
 mod queue;
+mod redis_trouble;
 mod shutdown;
 mod slots;
 mod steering;

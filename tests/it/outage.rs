@@ -50,7 +50,10 @@ fn jobs_in_the_ledger_run_on_while_redis_is_away() {
             });
         }
         eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
-        assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (outage, outage));
+        eventually("the end of the outage to be told", || {
+            (executor.count("redis_back") == outage).then_some(())
+        });
+        assert_eq!(executor.count("redis_lost"), outage);
     }
 }
 
@@ -64,6 +67,7 @@ fn a_start_without_redis_waits_for_it() {
     redis.push(&json!({"job_id": "a", "target": "tasks.good.noop"}));
     within(BACK, "the job to be taken", || executor.job("a"));
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    executor.line("redis_back", |line| line["event"] == "redis_back");
     assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (1, 1));
 }
 
@@ -75,6 +79,10 @@ fn a_frozen_redis_is_one_outage() {
         "params": {"path": executor.dir.path().join("go")}}));
     executor.until("a", "RUNNING");
     redis.freeze();
+    // Long before that is called an outage.
+    let (status, body) = executor.healthz();
+    assert_eq!((status, executor.count("redis_lost")), (503, 0), "{body}");
+    assert!(body["checks"]["redis"].as_str().unwrap().contains("within 1s"), "{body}");
     executor.line("redis_lost", |line| line["event"] == "redis_lost");
     std::fs::write(executor.dir.path().join("go"), "").unwrap();
     executor.until("a", "COMPLETED");
@@ -91,6 +99,7 @@ fn a_frozen_redis_is_one_outage() {
         });
     }
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    executor.line("redis_back", |line| line["event"] == "redis_back");
     assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (1, 1));
 }
 
@@ -115,6 +124,7 @@ fn a_full_redis_is_one_outage() {
         (redis.hash("executor:job:b").get("status")? == "COMPLETED").then_some(())
     });
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
+    executor.line("redis_back", |line| line["event"] == "redis_back");
     assert_eq!((executor.count("redis_lost"), executor.count("redis_back")), (1, 1));
 }
 
@@ -188,7 +198,7 @@ fn a_ledger_that_refuses_loses_nothing() {
     for n in 0..5 {
         redis.push(&json!({"job_id": format!("{n}"), "target": "tasks.good.noop"}));
     }
-    executor.line("accept_delayed", |line| line["event"] == "accept_delayed");
+    executor.line("ledger_lost", |line| line["event"] == "ledger_lost");
     let (status, body) = executor.healthz();
     assert_eq!((status, &body["checks"]["redis"]), (503, &json!("ok")));
     assert_ne!(body["checks"]["ledger"], "ok");
@@ -201,7 +211,8 @@ fn a_ledger_that_refuses_loses_nothing() {
     eventually("the notes to be forgotten", || (noted(&redis) == 0).then_some(()));
     assert_eq!(executor.rows("SELECT count(*) AS n FROM jobs")[0]["n"], 5);
     assert_eq!(executor.rows("SELECT count(*) AS n FROM attempts")[0]["n"], 5);
-    assert_eq!((executor.count("accept_delayed"), executor.count("redis_lost")), (1, 0));
+    assert_eq!((executor.count("ledger_lost"), executor.count("redis_lost")), (1, 0));
+    eventually("the end of the outage", || (executor.count("ledger_back") == 1).then_some(()));
     eventually("/healthz to be well", || (executor.healthz().0 == 200).then_some(()));
 }
 

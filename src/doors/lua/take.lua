@@ -16,7 +16,12 @@ for i = 1, tonumber(ARGV[3]) do
     if payload then
       value = (k - 1) .. string.sub(payload, 1, cut)
       redis.call('HSET', KEYS[1], receipt, value)
-      redis.call('RPOP', KEYS[k])
+      -- Where removing is forbidden a note that stayed would be written down, again with each try.
+      local removed = redis.pcall('RPOP', KEYS[k])
+      if type(removed) == 'table' and removed.err then
+        redis.call('HDEL', KEYS[1], receipt)
+        return removed
+      end
       break
     end
   end

@@ -28,6 +28,9 @@ pub(crate) fn fixtures() -> PathBuf {
 pub(crate) struct Executor {
     pub(crate) dir: TempDir,
     environment: BTreeMap<String, String>,
+    ledger: PathBuf,
+    /// Begins with no right to let a file grow.
+    limited: bool,
     child: Option<Child>,
     lines: Arc<Mutex<Vec<Row>>>,
 }
@@ -37,9 +40,15 @@ impl Executor {
     pub(crate) fn new(redis: Option<&RedisServer>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tasks = fixtures().join("tasks_misbehaving");
-        let mut executor =
-            Self { environment: BTreeMap::new(), child: None, lines: Arc::default(), dir };
-        let ledger = format!("sqlite://{}", executor.ledger_path().display());
+        let mut executor = Self {
+            environment: BTreeMap::new(),
+            ledger: dir.path().join("ledger.db"),
+            limited: false,
+            child: None,
+            lines: Arc::default(),
+            dir,
+        };
+        let ledger = format!("sqlite://{}", executor.ledger.display());
         let path = std::env::var("PATH").unwrap();
         for (name, value) in [
             ("PATH", path.as_str()),
@@ -73,7 +82,27 @@ impl Executor {
     }
 
     pub(crate) fn ledger_path(&self) -> PathBuf {
-        self.dir.path().join("ledger.db")
+        self.ledger.clone()
+    }
+
+    /// Puts its ledger elsewhere.
+    pub(crate) fn set_ledger(&mut self, path: PathBuf) -> &mut Self {
+        self.set("DB_URL", &format!("sqlite://{}", path.display()));
+        self.ledger = path;
+        self
+    }
+
+    /// Whether it is to begin with no right to let a file grow.
+    pub(crate) fn begin_limited(&mut self, limited: bool) {
+        self.limited = limited;
+    }
+
+    /// How large the running one may let a file grow; `None`: without limit.
+    pub(crate) fn limit_file_size(&self, size: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        let limit = Rlimit { current: size, maximum: None };
+        prlimit(pid, Resource::Fsize, limit).unwrap();
     }
 
     /// A command of the binary with this executor's settings.
@@ -81,6 +110,22 @@ impl Executor {
         let mut command = Command::new(binary());
         command.args(arguments).env_clear().envs(&self.environment).current_dir(self.dir.path());
         command
+    }
+
+    /// As [`Executor::command`], limited if that was asked for.
+    fn limited_command(&self, arguments: &[&str]) -> Command {
+        if !self.limited {
+            return self.command(arguments);
+        }
+        let mut command = Command::new("prlimit");
+        command.arg("--fsize=0:unlimited").arg(binary()).args(arguments).env_clear();
+        command.envs(&self.environment).current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs a command to its end, limited if that was asked for.
+    pub(crate) fn limited_output(&self, arguments: &[&str]) -> Output {
+        self.limited_command(arguments).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a command to its end.
@@ -104,7 +149,7 @@ impl Executor {
 
     /// Starts `serve` without waiting.
     pub(crate) fn serve_unready(&mut self) {
-        let mut command = self.command(&["serve"]);
+        let mut command = self.limited_command(&["serve"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         self.lines.lock().unwrap().clear();

@@ -2,6 +2,7 @@
 //! luck: everything waits for a named thing with a deadline.
 
 mod bench;
+mod disk;
 mod executor;
 mod proxy;
 mod redis_server;
@@ -9,6 +10,7 @@ mod redis_server;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
+pub(crate) use disk::Disk;
 pub(crate) use executor::{Executor, Row, fixtures};
 pub(crate) use proxy::Proxy;
 pub(crate) use redis_server::RedisServer;

@@ -18,6 +18,8 @@ struct State {
     awaited: Option<Request>,
     /// The connection whose replies are being lost.
     caught: Option<[TcpStream; 2]>,
+    /// Connections made before the last call of [`Proxy::half_open`] are older than this.
+    age: u64,
 }
 
 pub(crate) struct Proxy {
@@ -45,6 +47,12 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Every connection there is now goes on, but nothing comes through any more, either way; new ones
+    /// are as before.
+    pub(crate) fn half_open(&self) {
+        self.state.lock().unwrap().age += 1;
+    }
+
     /// From the next such request on, nothing comes back on its connection.
     pub(crate) fn lose_reply(&self, request: Request) {
         self.state.lock().unwrap().awaited = Some(request);
@@ -66,6 +74,8 @@ impl Proxy {
 /// Copies both ways.
 fn join(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
     let lost = Arc::new(Mutex::new(false));
+    let age = state.lock().unwrap().age;
+    let deaf = Arc::clone(state);
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let (shared, losing) = (Arc::clone(state), Arc::clone(&lost));
     std::thread::spawn(move || {
@@ -73,6 +83,9 @@ fn join(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
         copy(&mut from, &mut to, |from, to, bytes| {
             seen.extend_from_slice(bytes);
             let mut state = shared.lock().unwrap();
+            if state.age != age {
+                return false;
+            }
             if state.awaited.is_some_and(|request| holds(&seen, request)) {
                 state.awaited = None;
                 // Before the request goes on, so that no byte of its reply gets through.
@@ -85,7 +98,11 @@ fn join(client: &TcpStream, server: &TcpStream, state: &Arc<Mutex<State>>) {
         });
     });
     let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-    std::thread::spawn(move || copy(&mut from, &mut to, |_, _, _| !*lost.lock().unwrap()));
+    std::thread::spawn(move || {
+        copy(&mut from, &mut to, |_, _, _| {
+            !*lost.lock().unwrap() && deaf.lock().unwrap().age == age
+        });
+    });
 }
 
 /// Copies until either side ends; what `pass` refuses is dropped.

@@ -25,19 +25,36 @@ impl RedisServer {
 
     /// Starts it again on the same port with what it kept.
     pub(crate) fn resume(&mut self) {
+        self.resume_slowly(&["--appendonly", "yes", "--appendfsync", "always"]);
+        eventually("redis to answer", || {
+            let mut connection = self.try_connect()?;
+            redis::cmd("PING").query::<String>(&mut connection).ok()
+        });
+    }
+
+    /// Starts it again with these options in place of an append-only file, and does not wait for it.
+    pub(crate) fn resume_slowly(&mut self, options: &[&str]) {
         let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(options)
             .arg("--dir")
             .arg(self.dir.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed by `make setup`");
         self.child = Some(child);
-        eventually("redis to answer", || {
-            let mut connection = self.try_connect()?;
-            redis::cmd("PING").query::<String>(&mut connection).ok()
-        });
+    }
+
+    /// Starts it again on the same port with nothing.
+    pub(crate) fn resume_empty(&mut self) {
+        for file in std::fs::read_dir(self.dir.path()).unwrap() {
+            let path = file.unwrap().path();
+            match path.is_dir() {
+                true => std::fs::remove_dir_all(path).unwrap(),
+                false => std::fs::remove_file(path).unwrap(),
+            }
+        }
+        self.resume();
     }
 
     /// Ends it; what it acknowledged is on disk.
