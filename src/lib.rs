@@ -36,6 +36,7 @@ pub mod flow; // the life of one attempt
 pub mod dispatcher; // the set of running attempts
 pub mod control; // the socket for other commands
 pub mod serve; // everything wired together
+pub mod fsck; // whether all that was promised holds
 
 // The command line.
 pub mod cli; // one file per command

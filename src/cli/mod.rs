@@ -3,6 +3,7 @@
 mod args;
 mod doctor;
 mod exit;
+mod fsck;
 mod job;
 mod local;
 mod logs;
@@ -131,6 +132,7 @@ fn dispatch(command: Command, loaded: Loaded, environment: &Environment) -> Resu
         Command::Schedule { command } => schedule::schedule(&command, settings),
         Command::Tool { command } => tool::tool(&command, settings),
         Command::Doctor(args) => doctor::doctor(&args, &loaded),
+        Command::Fsck(args) => fsck::fsck(&args, settings),
         Command::Completions { .. } => Ok(exit::OK),
     }
 }

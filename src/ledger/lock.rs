@@ -21,6 +21,11 @@ pub(super) fn beside(ledger: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// The process that took the lock last; whether it still has it is not said.
+pub fn last_holder(ledger: &Path) -> Option<i32> {
+    std::fs::read_to_string(beside(ledger, ".lock")).ok()?.trim().parse().ok()
+}
+
 /// Takes the lock, or says who has it.
 pub(super) fn take(ledger: &Path) -> Result<Lock, OpenError> {
     let failed = |path: &Path, source| OpenError::Failed {

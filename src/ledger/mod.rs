@@ -3,9 +3,11 @@
 //! The verbs hold nothing particular to SQLite. Must not know Redis, processes or configuration.
 
 mod accept;
+mod check;
 mod claim;
 mod experiment;
 mod finish;
+mod invariants;
 mod lock;
 mod reader;
 mod records;
@@ -24,10 +26,12 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::job::{Claim, JobId};
 
+pub use check::{AttemptState, Looked, Serving, Shown};
+pub use lock::last_holder;
 pub use reader::{JobFilter, Reader, Row, WaitsFor};
 pub use records::{
-    Accepted, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options, Outbox,
-    OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
+    Accepted, Arrival, Cancelled, ClockRow, Finding, Finish, LedgerError, OpenError, Options,
+    Outbox, OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
 };
 use writer::{Reply, Verb};
 

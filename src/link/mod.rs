@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::config::RedisUrl;
 use crate::health::Health;
 
-pub use ask::{Change, Examination, Follow, examine, push, schedules, waiting};
+pub use ask::{Change, Examination, Follow, connect, examine, push, schedules, waiting};
 
 /// How long opening a connection may take.
 const OPENING: Duration = Duration::from_secs(3);

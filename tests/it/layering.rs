@@ -36,6 +36,7 @@ fn arrows() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("dispatcher", vec!["flow", "ledger", "slots", "health", "signals"]),
         ("control", vec!["ledger", "dispatcher", "doors", "experiments"]),
         ("notify", vec!["health"]),
+        ("fsck", vec!["ledger", "slots", "link", "experiments"]),
     ])
 }
 
