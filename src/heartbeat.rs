@@ -85,6 +85,7 @@ impl Heart {
     /// One beat to Redis.
     pub async fn beat(&self) -> Result<Beat, RedisError> {
         let mut connection = self.link.connection().await?;
+        failpoint!("beat.before", crate::failpoint::broken().into());
         let expiry = self.identity.interval * MISSED;
         let (living, answer): (bool, String) = Script::new(BEAT)
             .key(self.key())

@@ -112,6 +112,9 @@ pub fn run(
         return Ok(exit::OK);
     }
     let loaded = config::load(&cli.flags(), environment)?;
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::arm(environment.get(crate::failpoint::VARIABLE))
+        .map_err(|value| CliError::Usage(format!("no such failpoint: {value}")))?;
     dispatch(cli.command, loaded, environment)
 }
 

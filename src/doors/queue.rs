@@ -217,7 +217,9 @@ impl QueueDoor {
         }
         call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
         call.arg(most).arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
+        failpoint!("take.before", crate::failpoint::broken().into());
         let taken: Vec<(String, Vec<u8>)> = call.invoke_async(connection).await?;
+        failpoint!("take.after", crate::failpoint::broken().into());
         self.written_down.clear();
         Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
     }
@@ -248,7 +250,9 @@ impl QueueDoor {
             return Ok(());
         }
         let arrivals = self.arrivals(connection, &noted).await?;
+        failpoint!("accept.before", DoorError::Redis(crate::failpoint::broken().into()));
         let accepted = self.ledger.accept(arrivals.clone()).await?;
+        failpoint!("accept.after", DoorError::Redis(crate::failpoint::broken().into()));
         intake::tell(&arrivals, &accepted);
         self.written_down.extend(noted.into_iter().map(|note| note.receipt));
         Ok(())
@@ -261,7 +265,9 @@ impl QueueDoor {
         }
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.accepting()).arg(&self.written_down);
+        failpoint!("forget.before", crate::failpoint::broken().into());
         forget.query_async::<()>(connection).await?;
+        failpoint!("forget.after", crate::failpoint::broken().into());
         self.written_down.clear();
         Ok(())
     }

@@ -107,6 +107,7 @@ impl Ledger {
 
     /// Records an attempt's end and what becomes of its job.
     pub async fn finish(&self, finish: Finish) -> Result<(), LedgerError> {
+        failpoint!("finish.before", crate::failpoint::disk_full().into());
         self.ask(|reply| Verb::Finish(Box::new(finish), reply)).await
     }
 

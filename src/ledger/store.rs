@@ -63,6 +63,7 @@ impl Store {
 
     /// The oldest messages. A read: it needs no transaction of its own.
     pub(super) fn outbox(&self, after: i64, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
+        failpoint!("outbox.read", crate::failpoint::disk_full().into());
         let sql = "SELECT seq, kind, subject, body FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?";
         let mut statement = self.conn.prepare_cached(sql)?;
         let entries = statement.query_map(params![after, limit], |row| {
@@ -105,6 +106,7 @@ fn migrate(conn: &mut Connection) -> Result<(), LedgerError> {
             let id = uuid::Uuid::now_v7().to_string();
             tx.execute("INSERT INTO meta (name, value) VALUES ('ledger_id', ?)", [id])?;
         }
+        failpoint!("open.migrated", crate::failpoint::disk_full().into());
         tx.commit()?;
     }
     Ok(())
@@ -155,8 +157,15 @@ impl Batch<'_> {
 
     /// Tells what is still waiting, and commits.
     pub(super) fn commit(&mut self) -> Result<(), Arc<rusqlite::Error>> {
-        let done = self.tell_queued().and_then(|()| Ok(self.run("COMMIT")?));
+        let done = self.tell_queued().and_then(|()| self.end());
         done.or_else(|error| self.abandon(error))
+    }
+
+    fn end(&self) -> Result<(), LedgerError> {
+        failpoint!("commit.before", crate::failpoint::disk_full().into());
+        self.run("COMMIT")?;
+        failpoint!("commit.after");
+        Ok(())
     }
 
     /// Undoes everything for this reason.
@@ -214,6 +223,7 @@ impl Batch<'_> {
 
     pub(super) fn forget_up_to(&mut self, seq: i64) -> Result<(), LedgerError> {
         self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
+        failpoint!("outbox.forget", crate::failpoint::disk_full().into());
         Ok(())
     }
 

@@ -384,6 +384,7 @@ impl Daemon {
                 let _ = tokio::time::timeout_at(deadline, door).await;
             }
             self.tasks.shutdown().await;
+            failpoint!("shutdown.doors");
             let told = async {
                 let told = redis.publisher.send_all().await;
                 let released = redis.leader.release().await;
@@ -397,10 +398,13 @@ impl Daemon {
                 );
             }
         }
+        failpoint!("shutdown.told");
         self.slots.close().await;
+        failpoint!("shutdown.slots");
         // Nobody is reached by it any more; one that stays is taken for a past life's.
         let _ = std::fs::remove_file(control::path_of(ledger_path));
         self.ledger.close().await;
+        failpoint!("shutdown.closed");
         tracing::info!(event = "stopped", "drained");
     }
 }
