@@ -77,9 +77,14 @@ impl Heart {
         Self { identity, link, health, peers: watch::Sender::new(1) }
     }
 
-    /// How many executors serve our queue, this one among them.
-    pub fn peers(&self) -> watch::Receiver<u32> {
-        self.peers.subscribe()
+    /// How many executors serve our queue, this one among them. Whoever learns it anew says so.
+    pub fn peers(&self) -> watch::Sender<u32> {
+        self.peers.clone()
+    }
+
+    /// Redis' list of them: names by the time (ms) at which each counts as dead.
+    pub fn members(&self) -> String {
+        format!("executor:queue_members:{}", self.identity.queue)
     }
 
     /// One beat to Redis.
@@ -159,10 +164,6 @@ impl Heart {
 
     fn key(&self) -> String {
         format!("executor:heartbeat:{}", self.identity.executor_id)
-    }
-
-    fn members(&self) -> String {
-        format!("executor:queue_members:{}", self.identity.queue)
     }
 }
 

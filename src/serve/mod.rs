@@ -213,6 +213,7 @@ impl Daemon {
             ledger: self.ledger.clone(),
             intake: Intake::new(settings),
             health: Arc::clone(&self.health),
+            members: heart.members(),
             peers: heart.peers(),
             draining: draining.subscribe(),
             written_down: Vec::new(),
