@@ -96,6 +96,8 @@ pub(crate) struct Counts {
     pub(crate) jobs: usize,
     pub(crate) completed: usize,
     pub(crate) failed: usize,
+    /// Runs of experiments.
+    pub(crate) runs: usize,
     pub(crate) starts: usize,
     pub(crate) lost_attempts: usize,
     pub(crate) given_up: usize,
@@ -106,6 +108,7 @@ impl std::ops::AddAssign for Counts {
         self.jobs += other.jobs;
         self.completed += other.completed;
         self.failed += other.failed;
+        self.runs += other.runs;
         self.starts += other.starts;
         self.lost_attempts += other.lost_attempts;
         self.given_up += other.given_up;
@@ -114,10 +117,11 @@ impl std::ops::AddAssign for Counts {
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { jobs, completed, failed, starts, lost_attempts, given_up } = self;
+        let Self { jobs, completed, failed, runs, starts, lost_attempts, given_up } = self;
         write!(
             f,
-            "{jobs} jobs ({completed} COMPLETED, {failed} FAILED, {given_up} of them after five deaths), \
+            "{jobs} jobs ({completed} COMPLETED, {failed} FAILED, {given_up} of them after five deaths; \
+             {runs} runs of experiments), \
              {starts} starts noted by jobs, {lost_attempts} attempts cut short"
         )
     }
@@ -143,6 +147,7 @@ pub(crate) fn ended(seen: &Seen<'_>) -> Result<Counts, String> {
         let lost = attempts.iter().filter(|a| a.outcome.as_deref() == Some("lost")).count();
         counts.lost_attempts += lost;
         counts.completed += usize::from(job.status == "COMPLETED");
+        counts.runs += usize::from(job.run_id.is_some());
         counts.failed += usize::from(job.status == "FAILED");
         counts.given_up += usize::from(job.error_type.as_deref() == Some(LOST));
     }
@@ -186,6 +191,8 @@ fn one(token: &Token, job: &Job, attempts: &[&Attempt]) -> Checked {
             error == Some("CrashedError") && job.failures == token.max_attempts
         }
         End::Bad => error == Some("InvalidPayloadError") && job.attempts == 0,
+        End::Experiment(false) => job.status == "COMPLETED",
+        End::Experiment(true) => error == Some("RuntimeError") && job.failures == 1,
     };
     must(right, tell)
 }

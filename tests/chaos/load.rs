@@ -1,11 +1,12 @@
 //! The load: jobs of many kinds, each a token that must end in exactly one row.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::random::Random;
+use crate::support::RedisServer;
 
 /// How a job ends when nothing disturbs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +22,14 @@ pub(crate) enum End {
     Leave,
     /// Is no job at all.
     Bad,
+    /// Triggers an experiment that ends well, or raises.
+    Experiment(bool),
 }
 
 impl End {
     fn word(self) -> &'static str {
         match self {
-            Self::Ok | Self::Bad => "ok",
+            Self::Ok | Self::Bad | Self::Experiment(_) => "ok",
             Self::Fail => "fail",
             Self::Once => "once",
             Self::Crash => "crash",
@@ -50,6 +53,16 @@ pub(crate) enum Mix {
     All,
     /// Only such as end well at the first start, so that every second one is a fault.
     Well,
+}
+
+/// The experiments that jobs trigger: `e0` raises, the others end well.
+pub(crate) fn store_experiments(redis: &RedisServer, log: &Path) {
+    for number in 0..4 {
+        let params = json!({"log": log, "ms": 30 * number, "breaks": number == 0}).to_string();
+        let key = format!("experiments:e{number}");
+        let state = if number == 3 { "paused" } else { "ready" };
+        redis.run::<()>(&["HSET", &key, "tool", "steady", "params", &params, "state", state]);
+    }
 }
 
 /// Makes jobs and remembers them.
@@ -76,7 +89,8 @@ impl Load {
         let number = self.tokens.len();
         let id = format!("t{number}");
         let end = match (self.mix, self.random.below(100)) {
-            (Mix::Well, _) | (Mix::All, 0..66) => End::Ok,
+            (Mix::Well, _) | (Mix::All, 0..58) => End::Ok,
+            (Mix::All, 58..66) => End::Experiment(self.random.percent(25)),
             (Mix::All, 66..76) => End::Fail,
             (Mix::All, 76..86) => End::Once,
             (Mix::All, 86..92) => End::Crash,
@@ -94,6 +108,10 @@ impl Load {
         let ms = self.random.below(if short { self.longest_ms / 10 } else { self.longest_ms });
         let payload = match end {
             End::Bad => json!({"job_id": id, "target": 7, "n": number}),
+            End::Experiment(breaks) => {
+                let which = if breaks { "e0".to_owned() } else { format!("e{}", 1 + number % 3) };
+                json!({"job_id": id, "experiment_id": which})
+            }
             _ => json!({
                 "job_id": id, "task_type": "event", "target": "tasks.load.work",
                 "max_attempts": max_attempts, "priority": 1 + self.random.below(9),

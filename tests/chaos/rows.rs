@@ -17,6 +17,7 @@ pub(crate) struct Job {
     pub(crate) error_type: Option<String>,
     pub(crate) result: Option<String>,
     pub(crate) receipt: Option<String>,
+    pub(crate) run_id: Option<String>,
 }
 
 impl Job {
@@ -50,7 +51,7 @@ pub(crate) fn jobs(ledger: &Path) -> Vec<Job> {
     let Some(conn) = open(ledger) else { return Vec::new() };
     let sql =
         "SELECT id, source, status, attempts, failures, interruptions, finished_at, error_type,
-        result, receipt FROM jobs";
+        result, receipt, run_id FROM jobs";
     let mut statement = conn.prepare(sql).unwrap();
     let rows = statement.query_map([], |row| {
         Ok(Job {
@@ -64,6 +65,7 @@ pub(crate) fn jobs(ledger: &Path) -> Vec<Job> {
             error_type: row.get(7)?,
             result: row.get(8)?,
             receipt: row.get(9)?,
+            run_id: row.get(10)?,
         })
     });
     rows.unwrap().map(Result::unwrap).collect()

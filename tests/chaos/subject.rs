@@ -35,6 +35,7 @@ impl Subject {
             .set("EXECUTOR_ID", name)
             .set("CONCURRENCY", &slots.to_string())
             .set("TASKS_PATH", tasks.to_str().unwrap())
+            .set("TOOLS_PATH", tasks.join("tools").to_str().unwrap())
             .set("PASS_ENV", MARK)
             .set("HTTP_ADDR", "none")
             .set("HEARTBEAT_INTERVAL", "1s")

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::checks::{self, Checked, Counts, Seen, must};
-use crate::load::{End, Load, Mix, Token};
+use crate::load::{End, Load, Mix, Token, store_experiments};
 use crate::random::Random;
 use crate::rows;
 use crate::subject::{Subject, places};
@@ -30,7 +30,9 @@ impl World {
     }
 
     pub(crate) fn with(seed: u64, mix: Mix, redis: RedisServer, subject: Subject) -> Self {
-        let load = Load::new(seed, mix, 200, subject.path("starts"));
+        let starts = subject.path("starts");
+        store_experiments(&redis, &starts);
+        let load = Load::new(seed, mix, 200, starts);
         Self { redis, subject, load, random: Random::new(seed ^ 0x6368_616f_7300) }
     }
 
@@ -87,6 +89,7 @@ impl World {
         let places = places(&self.redis, QUEUE, &[&self.subject]);
         must(places.list.is_empty(), || format!("{} are left in the list", places.list.len()))?;
         must(places.noted.is_empty(), || format!("left noted: {:?}", places.noted))?;
+        self.experiments_are_told()?;
         let (jobs, mut tokens) = (rows::jobs(&self.subject.ledger()), self.load.tokens.clone());
         // What a schedule brought has its id from us.
         for job in jobs.iter().filter(|job| job.source == "cron") {
@@ -101,6 +104,26 @@ impl World {
             kills: &self.subject.kills,
             slots: self.subject.slots,
         })
+    }
+
+    /// No experiment is held by anybody, and each run's hash says how its job ended.
+    fn experiments_are_told(&self) -> Checked {
+        let held = self.redis.hash("executor:runs");
+        must(held.is_empty(), || format!("all has ended, and experiments are held: {held:?}"))?;
+        for number in 0..4 {
+            let state = self.redis.hash(&format!("experiments:e{number}")).remove("state");
+            must(state.as_deref() != Some("running"), || format!("e{number} is running still"))?;
+            let paused = state.as_deref() == Some("paused");
+            must((number == 3) == paused, || format!("e{number} has become {state:?}"))?;
+        }
+        for job in rows::jobs(&self.subject.ledger()) {
+            let Some(run) = &job.run_id else { continue };
+            let status = self.redis.hash(&format!("experiment_runs:{run}")).remove("status");
+            must(status.as_deref() == Some(job.status.to_lowercase().as_str()), || {
+                format!("the run {run} shows {status:?}, its job is {job:?}")
+            })?;
+        }
+        Ok(())
     }
 
     /// Keeps the files of executor and Redis.
