@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Interpreter, Options, SlotsError, spawn};
+use super::{Interpreter, Options, SlotsError, past, spawn};
 use crate::job::StartMethod;
 
 /// The private real-time signal that makes a run write its stack.
@@ -177,6 +177,8 @@ pub(super) fn answer(
     let pid = spawn::pid_of(&child);
     known.insert(pid);
     drop(known);
+    // Should we die before it answers, the next life sees to its end.
+    past::remember(&options.runtime_dir, pid)?;
     let begun = Instant::now();
     let mut late = false;
     while child.try_wait()?.is_none() && !late {

@@ -1,4 +1,5 @@
-//! The slots of a past life over the same runtime directory: nothing new runs before they are gone.
+//! The slots of a past life over the same runtime directory, and the interpreter it asked: nothing new runs
+//! before they are gone.
 //!
 //! A slot whose executor died ends its run's tree and then itself (its lifeline). Until then an old
 //! attempt could still be at work while the same job is started again.
@@ -21,14 +22,14 @@ fn list(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("slots")
 }
 
-/// Remembers a slot by its pid and the time of its start, which name it for good.
+/// Remembers a process by its pid and the time of its start, which name it for good.
 pub(super) fn remember(runtime_dir: &Path, pid: i32) -> io::Result<()> {
     let start = tree::stat(pid).map_or(0, |stat| stat.start);
     let mut file = OpenOptions::new().create(true).append(true).open(list(runtime_dir))?;
     writeln!(file, "{pid} {start}")
 }
 
-/// Waits until every slot remembered is gone, and forgets them. One that does not end is killed.
+/// Waits until every process remembered is gone, and forgets them. One that does not end is killed.
 pub(super) fn wait(runtime_dir: &Path) -> io::Result<()> {
     let path = list(runtime_dir);
     let text = match fs::read_to_string(&path) {

@@ -23,7 +23,9 @@ impl History {
         let now: HashMap<String, Job> = jobs.into_iter().map(|job| (job.id.clone(), job)).collect();
         for (id, before) in &self.0 {
             let Some(job) = now.get(id) else { return Err(format!("the row of {id} is gone")) };
-            must(job.attempts >= before.attempts, || {
+            // One that has just been claimed may be given back, its start not counted.
+            let back = u32::from(before.status == "RUNNING");
+            must(job.attempts + back >= before.attempts, || {
                 format!("the attempts of {id} fell from {} to {}", before.attempts, job.attempts)
             })?;
             must(!before.ended() || job == before, || {

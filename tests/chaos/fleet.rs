@@ -14,6 +14,9 @@ use crate::world::QUEUE;
 const BEAT: Duration = Duration::from_secs(1);
 /// Without any job's end for so long, something is stuck.
 const STUCK: Duration = Duration::from_secs(60);
+/// A job each second, whoever fires it.
+const SCHEDULE: &str = r#"[{"id": "tick", "cron": "* * * * * *", "job":
+    {"target": "tasks.load.work", "parameters": {"log": "LOG"}}}]"#;
 /// The most that one has done, over the least.
 const SPREAD: u64 = 2;
 
@@ -25,18 +28,32 @@ struct Fleet {
     killed: usize,
 }
 
+/// What came of it.
+struct Done {
+    counts: Counts,
+    kills: usize,
+    fired: usize,
+    /// Jobs ended by one executor.
+    least: u64,
+    most: u64,
+}
+
 #[test]
 fn fleet() {
     let plan = Plan::new("fleet", 20, 1);
     let size = if plan.rounds > 100 { 20 } else { 4 };
     let redis = RedisServer::start();
     let new = |index| Subject::new(&redis.url(), &format!("chaos-{index}"), 1);
-    let subjects: Vec<_> = (0..size).map(new).collect();
+    let mut subjects: Vec<_> = (0..size).map(new).collect();
+    let schedule = SCHEDULE.replace("LOG", &subjects[0].path("starts").display().to_string());
+    for subject in &mut subjects {
+        subject.executor.set("SCHEDULES", &schedule);
+    }
     let load = Load::new(plan.seed, Mix::Well, 40, subjects[0].path("starts"));
     let mut fleet = Fleet { redis, subjects, load, killed: 0 };
     match fleet.run(plan.rounds * 20) {
-        Ok((counts, kills, least, most)) => plan.report(&format!(
-            "{size} executors, {kills} kills; {counts}; {least} to {most} jobs each"
+        Ok(Done { counts, kills, fired, least, most }) => plan.report(&format!(
+            "{size} executors, {kills} kills; {counts}; {least} to {most} jobs each; {fired} due times, each fired once"
         )),
         Err(what) => {
             let kept: Vec<_> = fleet.subjects.iter_mut().map(Subject::keep).collect();
@@ -46,7 +63,7 @@ fn fleet() {
 }
 
 impl Fleet {
-    fn run(&mut self, jobs: u64) -> Result<(Counts, usize, u64, u64), String> {
+    fn run(&mut self, jobs: u64) -> Result<Done, String> {
         self.subjects.iter_mut().for_each(Subject::begin);
         for subject in &mut self.subjects {
             subject.ready()?;
@@ -68,7 +85,8 @@ impl Fleet {
         let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
         must(most <= SPREAD * least, || format!("the work is spread unevenly: {done:?}"))?;
         let kills = self.subjects.iter().map(|subject| subject.kills.len()).sum();
-        Ok((self.check()?, kills, least, most))
+        let (counts, fired) = self.check()?;
+        Ok(Done { counts, kills, fired, least, most })
     }
 
     fn done(&self) -> Vec<u64> {
@@ -113,7 +131,8 @@ impl Fleet {
         Ok(())
     }
 
-    fn check(&self) -> Result<Counts, String> {
+    /// The counts, and how many due times were fired.
+    fn check(&self) -> Result<(Counts, usize), String> {
         let subjects: Vec<&Subject> = self.subjects.iter().collect();
         let places = places(&self.redis, QUEUE, &subjects);
         must(places.list.is_empty(), || format!("{} are left in the list", places.list.len()))?;
@@ -123,14 +142,31 @@ impl Fleet {
         let of_all = |read: fn(&std::path::Path) -> Vec<rows::Attempt>| {
             subjects.iter().flat_map(|subject| read(&subject.ledger())).collect()
         };
-        checks::ended(&Seen {
+        let (due, jobs): (Vec<_>, Vec<_>) =
+            places.jobs.into_iter().partition(|job| job.source == "cron");
+        let fired = self.fired_once(due.len())?;
+        let counts = checks::ended(&Seen {
             tokens: &self.load.tokens,
-            jobs: places.jobs,
+            jobs,
             attempts: of_all(rows::attempts),
             starts: &self.subjects[0].path("starts"),
             kills: &kills,
             // Kills of several may fall into one attempt's time: the first is taken for its end.
             slots: self.subjects.len(),
-        })
+        })?;
+        Ok((counts, fired))
+    }
+
+    /// Each due time that was marked as fired is one job, in a ledger or still on the list.
+    fn fired_once(&self, recorded: usize) -> Result<usize, String> {
+        let marks: Vec<String> = self.redis.run(&["KEYS", "executor:fired:*"]);
+        let waiting: usize = self.redis.run(&["LLEN", "executor:due"]);
+        let fired = marks.len();
+        must(fired == recorded + waiting, || {
+            format!(
+                "{fired} due times were fired, {recorded} jobs of schedules are recorded, {waiting} wait"
+            )
+        })?;
+        Ok(fired)
     }
 }

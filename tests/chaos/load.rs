@@ -53,6 +53,8 @@ pub(crate) enum Mix {
     All,
     /// Only such as end well at the first start, so that every second one is a fault.
     Well,
+    /// The same, and experiments.
+    WellWithExperiments,
 }
 
 /// The experiments that jobs trigger: `e0` raises, the others end well.
@@ -89,7 +91,8 @@ impl Load {
         let number = self.tokens.len();
         let id = format!("t{number}");
         let end = match (self.mix, self.random.below(100)) {
-            (Mix::Well, _) | (Mix::All, 0..58) => End::Ok,
+            (Mix::WellWithExperiments, 0..15) => End::Experiment(false),
+            (Mix::Well | Mix::WellWithExperiments, _) | (Mix::All, 0..58) => End::Ok,
             (Mix::All, 58..66) => End::Experiment(self.random.percent(25)),
             (Mix::All, 66..76) => End::Fail,
             (Mix::All, 76..86) => End::Once,

@@ -21,7 +21,7 @@ fn replies() {
     let redis = RedisServer::start();
     let lossy = Lossy::before(redis.port(), plan.seed, plan.rounds);
     let subject = Subject::new(&lossy.url(), "chaos", SLOTS);
-    let mut world = World::with(plan.seed, Mix::Well, redis, subject);
+    let mut world = World::with(plan.seed, Mix::WellWithExperiments, redis, subject);
     match lose(&mut world, &lossy) {
         Ok(counts) => {
             plan.report(&format!("{} replies lost ({:?}); {counts}", plan.rounds, lossy.lost()))

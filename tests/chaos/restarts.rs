@@ -16,7 +16,7 @@ const BACK: Duration = Duration::from_secs(5);
 #[test]
 fn restarts() {
     let plan = Plan::new("restarts", 4, 20);
-    let mut world = World::new(plan.seed, Mix::Well, SLOTS);
+    let mut world = World::new(plan.seed, Mix::WellWithExperiments, SLOTS);
     let mut longest = Duration::ZERO;
     match restart(&mut world, plan.rounds, &mut longest) {
         Ok(counts) => plan.report(&format!(
