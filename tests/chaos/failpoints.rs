@@ -116,7 +116,14 @@ fn work(seed: u64, todo: &Mutex<Vec<Case>>) -> Result<Counts, Failed> {
     let log = world.subject.path("starts").display().to_string();
     world.subject.executor.set("SCHEDULES", &SCHEDULE.replace("LOG", &log));
     loop {
-        let Some(case) = todo.lock().unwrap().pop() else { break };
+        let (case, left) = {
+            let mut todo = todo.lock().unwrap();
+            (todo.pop(), todo.len())
+        };
+        let Some(case) = case else { break };
+        if left > 0 && left.is_multiple_of(100) {
+            println!("chaos failpoints: {left} cases left");
+        }
         let done = if case.point.name == "open.migrated" {
             first_start(case)
         } else {
