@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::RedisUrl;
-use crate::ledger::{Finding, LedgerError, Looked, Reader, Serving, last_holder};
+use crate::ledger::{self, Finding, LedgerError, Looked, Reader, Serving};
 use crate::slots;
 
 /// What is looked over.
@@ -21,7 +21,7 @@ pub struct Subject {
     pub ledger: PathBuf,
     /// Redis, where one is configured.
     pub redis: Option<RedisUrl>,
-    /// The executor at work, by name; `None`: none is.
+    /// The executor at work, by name; `None`: none answers.
     pub executor_id: Option<String>,
     /// How often an executor looks for what was left noted in Redis.
     pub heartbeat: Duration,
@@ -42,7 +42,9 @@ pub struct Examined {
 /// If the ledger cannot be read at all.
 pub async fn examine(subject: &Subject) -> Result<Examined, LedgerError> {
     let reader = Reader::open(&subject.ledger)?;
-    let (pid, serving) = at_work(subject);
+    // One that does not answer may be at work all the same.
+    let pid = ledger::holder(&subject.ledger);
+    let serving = pid.and_then(|pid| serving(subject, pid));
     let (mut findings, looked) = reader.check(serving.as_ref())?;
     if findings.iter().any(|finding| finding.check == "file") {
         // What a damaged file says of others is worth nothing.
@@ -55,12 +57,10 @@ pub async fn examine(subject: &Subject) -> Result<Examined, LedgerError> {
     Ok(Examined { findings, looked })
 }
 
-/// The process of the executor at work, and since when it is.
-fn at_work(subject: &Subject) -> (Option<i32>, Option<Serving>) {
-    let Some(executor_id) = &subject.executor_id else { return (None, None) };
-    let pid = last_holder(&subject.ledger);
-    let age = pid.and_then(slots::age);
+/// The executor at work, and since when it is.
+fn serving(subject: &Subject, pid: i32) -> Option<Serving> {
+    let executor_id = subject.executor_id.clone()?;
     // A second more, for the clock of processes ticks coarsely.
-    let since = age.map(|age| clock::now() - (age + Duration::from_secs(1)));
-    (pid, since.map(|since| Serving { executor_id: executor_id.clone(), since }))
+    let since = clock::now() - (slots::age(pid)? + Duration::from_secs(1));
+    Some(Serving { executor_id, since })
 }

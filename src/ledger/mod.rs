@@ -27,7 +27,7 @@ use crate::clock::Timestamp;
 use crate::job::{Claim, JobId};
 
 pub use check::{AttemptState, Looked, Serving, Shown};
-pub use lock::last_holder;
+pub use lock::holder;
 pub use reader::{JobFilter, Reader, Row, WaitsFor};
 pub use records::{
     Accepted, Arrival, Cancelled, ClockRow, Finding, Finish, LedgerError, OpenError, Options,

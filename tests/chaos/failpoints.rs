@@ -18,11 +18,11 @@ const BACKLOG: u64 = 12;
 /// Executors side by side, each with a Redis and a ledger of its own.
 const WORLDS: usize = 4;
 /// Until an armed point must have been reached.
-const REACH: Duration = Duration::from_secs(20);
+const REACH: Duration = Duration::from_secs(60);
 /// How long everything stands still.
 const STALL: Duration = Duration::from_secs(3);
 /// Until work goes on after a step failed.
-const GOES_ON: Duration = Duration::from_secs(15);
+const GOES_ON: Duration = Duration::from_secs(30);
 /// A job each second, for the points of schedules.
 const SCHEDULE: &str = r#"[{"id": "tick", "cron": "* * * * * *", "job":
     {"target": "tasks.load.work", "parameters": {"log": "LOG"}}}]"#;
@@ -102,8 +102,8 @@ fn cases(plan: &Plan) -> Vec<Case> {
 /// How often a point is reached in a second or two.
 fn often(point: &Point) -> u64 {
     match point.name.split('.').next().unwrap() {
-        "open" | "recover" | "shutdown" | "lead" => 1,
-        "beat" | "fire" | "forget" | "retry" => 2,
+        "open" | "recover" | "shutdown" | "lead" | "retry" => 1,
+        "beat" | "fire" | "forget" => 2,
         _ => 5,
     }
 }

@@ -71,11 +71,14 @@ impl Lossy {
 impl Chance {
     /// Whether the reply of this request is to be lost. Rare requests get their share.
     fn dooms(&mut self, name: &str) -> bool {
-        let often = match name.split(' ').next().unwrap_or_default() {
-            "CLIENT" | "PING" | "SELECT" | "SCRIPT" => 0,
-            "EVALSHA" | "HDEL" | "HGETALL" => 25,
-            "BLMOVE" => 10,
-            _ => 2,
+        let (command, key) = name.split_once(' ').unwrap_or((name, ""));
+        let often = match (command, key) {
+            ("CLIENT" | "PING" | "SELECT" | "SCRIPT", _) => 0,
+            // What is on its way from a list into the ledger.
+            ("EVALSHA" | "HDEL" | "HGETALL", "executor:accepting") => 40,
+            ("BLMOVE", _) => 20,
+            ("EVALSHA", key) if key.starts_with("executor:") => 10,
+            _ => 3,
         };
         self.left > 0 && self.last.elapsed() > QUIET && self.random.percent(often)
     }

@@ -62,8 +62,9 @@ impl World {
             must(!self.subject.has_died(), || "the executor died by itself".to_owned())?;
             must(begun.elapsed() < DRAIN, || {
                 let jobs = rows::jobs(&self.subject.ledger());
-                let open: Vec<_> = jobs.into_iter().filter(|job| !job.ended()).collect();
-                format!("after {DRAIN:?} these have not ended: {open:?}")
+                let open: Vec<_> = jobs.iter().filter(|job| !job.ended()).collect();
+                let rows = jobs.len();
+                format!("after {DRAIN:?} there are {rows} rows, and these have not ended: {open:?}")
             })?;
             std::thread::sleep(Duration::from_millis(20));
         }
