@@ -36,6 +36,7 @@ impl Subject {
             .set("CONCURRENCY", &slots.to_string())
             .set("TASKS_PATH", tasks.to_str().unwrap())
             .set("TOOLS_PATH", tasks.join("tools").to_str().unwrap())
+            .set("PYTHON", python())
             .set("PASS_ENV", MARK)
             .set("HTTP_ADDR", "none")
             .set("HEARTBEAT_INTERVAL", "1s")
@@ -181,6 +182,18 @@ pub(crate) fn places(
         }
     }
     crate::checks::Places { list, noted, jobs }
+}
+
+/// The interpreter itself: a launcher before it (pyenv's is several shells) would take most of a life.
+fn python() -> &'static str {
+    static FOUND: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    FOUND.get_or_init(|| {
+        let asked = std::process::Command::new("python3")
+            .args(["-c", "import sys; print(sys.executable)"])
+            .output()
+            .unwrap();
+        String::from_utf8(asked.stdout).unwrap().trim().to_owned()
+    })
 }
 
 /// Now, as the ledger writes it.
