@@ -40,7 +40,7 @@ struct Done {
 
 #[test]
 fn fleet() {
-    let plan = Plan::new("fleet", 20, 1);
+    let plan = Plan::new("fleet", 12, 1);
     let size = if plan.rounds > 100 { 20 } else { 4 };
     let redis = RedisServer::start();
     let new = |index| Subject::new(&redis.url(), &format!("chaos-{index}"), 1);
@@ -125,6 +125,10 @@ impl Fleet {
         let index = self.killed;
         let subject = &mut self.subjects[index];
         must(!subject.has_died(), || format!("executor {index} died by itself"))?;
+        if subject.executor.count("ready") == 0 {
+            // Killed again and again before it works, on a slow machine it would never work.
+            return Ok(());
+        }
         subject.kill();
         subject.sample()?;
         subject.begin();
