@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test fuzz lint fmt bench demo setup redis
+.PHONY: help build run test fuzz chaos lint fmt bench demo setup redis
 
 BIN := .venv/bin
 PYTHON_SOURCES := python_shim/executor_shim tasks tools scripts/demo.py
@@ -21,15 +21,27 @@ run: build redis ## serve with the settings of the environment and config/schedu
 
 test: setup redis ## all tests, Rust and Python, against a real Redis and a real python3
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run && cargo test --doc; else cargo test; fi
+	cargo test --features failpoints --test chaos -- --nocapture failpoints
 	$(BIN)/pytest -c python_shim/pyproject.toml python_shim/executor_shim/tests
 	$(BIN)/pytest -q -p no:cacheprovider tests/python
 
 fuzz: ## read CASES (default 1000000) made-up inputs with each reader of what comes from outside (SEED=…, TARGET=payload|frames|config|experiments|cron)
 	FUZZ_CASES=$(or $(CASES),1000000) FUZZ_SEED=$(or $(SEED),$(shell date +%s)) cargo test --profile fuzz --test fuzz $(TARGET) -- --nocapture
 
+# How often, which seed, and which mode alone (kills, failpoints, replies, restarts, fleet).
+ROUNDS ?= 1000
+SEED ?= 1
+MODE ?=
+CHAOS := CHAOS_ROUNDS=$(ROUNDS) CHAOS_SEED=$(SEED) cargo test --release --test chaos
+
+chaos: redis ## kill, drop, restart and stall under load, for long (ROUNDS=1000 SEED=1, MODE= one alone); docs/reliability.md
+	$(if $(filter failpoints,$(MODE)),,$(CHAOS) -- --nocapture --test-threads=1 $(MODE))
+	$(if $(filter-out failpoints,$(MODE)),,$(CHAOS) --features failpoints -- --nocapture failpoints)
+
 lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features failpoints -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict --config-file python_shim/pyproject.toml $(PYTHON_SOURCES)

@@ -79,9 +79,14 @@ impl Heart {
         Self { identity, link, health, peers, taken }
     }
 
-    /// How many executors serve our queue, this one among them.
-    pub fn peers(&self) -> watch::Receiver<u32> {
-        self.peers.subscribe()
+    /// How many executors serve our queue, this one among them. Whoever learns it anew says so.
+    pub fn peers(&self) -> watch::Sender<u32> {
+        self.peers.clone()
+    }
+
+    /// Redis' list of them: names by the time (ms) at which each counts as dead.
+    pub fn members(&self) -> String {
+        format!("executor:queue_members:{}", self.identity.queue)
     }
 
     /// Who has our name, once that is found out: then this heart no longer beats.
@@ -92,6 +97,7 @@ impl Heart {
     /// One beat to Redis.
     pub async fn beat(&self) -> Result<Beat, RedisError> {
         let mut connection = self.link.connection().await?;
+        failpoint!("beat.before", crate::failpoint::broken().into());
         let expiry = self.identity.interval * MISSED;
         let (living, answer): (bool, String) = Script::new(BEAT)
             .key(self.key())
@@ -171,10 +177,6 @@ impl Heart {
 
     fn key(&self) -> String {
         format!("executor:heartbeat:{}", self.identity.executor_id)
-    }
-
-    fn members(&self) -> String {
-        format!("executor:queue_members:{}", self.identity.queue)
     }
 }
 

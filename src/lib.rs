@@ -1,6 +1,10 @@
 //! `executor` runs Python jobs safely: each attempt in its own fresh process, its whole tree killed
 //! at the deadline, everything recorded. The map, in reading order:
 
+// For tests alone; first, for its macro is used everywhere.
+#[macro_use]
+pub mod failpoint; // named places that can be made to fail
+
 // Pure: data and decisions.
 pub mod clock; // wall-clock time and how it is written
 pub mod job; // the vocabulary of jobs
@@ -36,6 +40,7 @@ pub mod flow; // the life of one attempt
 pub mod dispatcher; // the set of running attempts
 pub mod control; // the socket for other commands
 pub mod serve; // everything wired together
+pub mod fsck; // whether all that was promised holds
 
 // The command line.
 pub mod cli; // one file per command

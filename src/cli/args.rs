@@ -72,6 +72,11 @@ pub(super) enum Command {
     Backup(BackupArgs),
     /// Check python, ledger, Redis, directories, limits, isolation.
     Doctor(DoctorArgs),
+    /// Look the ledger, its copy in Redis and the processes of runs over, and say what is wrong.
+    ///
+    /// Reads only, also while serve is at work. Exit codes: 0 all is well, 1 faults were found, 3 the
+    /// ledger cannot be opened.
+    Fsck(FsckArgs),
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -295,6 +300,13 @@ pub(super) struct DoctorArgs {
     /// Only ask the running executor's /healthz: exit 0 if it is well, else 1.
     #[arg(long)]
     pub(super) health: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FsckArgs {
+    /// For programs: a list of findings, each with check, job_id, detail and advice.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod args;
 mod backup;
 mod doctor;
 mod exit;
+mod fsck;
 mod job;
 mod local;
 mod logs;
@@ -115,6 +116,9 @@ pub fn run(
         return Ok(exit::OK);
     }
     let loaded = config::load(&cli.flags(), environment)?;
+    #[cfg(feature = "failpoints")]
+    crate::failpoint::arm(environment.get(crate::failpoint::VARIABLE))
+        .map_err(|value| CliError::Usage(format!("no such failpoint: {value}")))?;
     dispatch(cli.command, loaded, environment)
 }
 
@@ -136,6 +140,7 @@ fn dispatch(command: Command, loaded: Loaded, environment: &Environment) -> Resu
         Command::Tool { command } => tool::tool(&command, settings),
         Command::Backup(args) => backup::backup(&args, settings),
         Command::Doctor(args) => doctor::doctor(&args, &loaded),
+        Command::Fsck(args) => fsck::fsck(&args, settings),
         Command::Completions { .. } => Ok(exit::OK),
     }
 }

@@ -281,6 +281,7 @@ impl Dispatcher {
             match action {
                 Action::None => {}
                 Action::Start(claim, stop) => {
+                    failpoint!("start.claimed");
                     let (flow, ended_in) = (Arc::clone(&self.flow), ended_in.clone());
                     tokio::spawn(async move {
                         // The receiver outlives every attempt: the loop ends after the last one.
@@ -323,6 +324,7 @@ impl Dispatcher {
     fn drain(&self, signal: Signal) {
         self.draining.send_replace(true);
         self.flow.health.set_draining();
+        failpoint!("shutdown.begun");
         tracing::info!(
             event = "draining",
             ?signal,

@@ -72,7 +72,9 @@ impl Firing<'_> {
         for state in self.eligible {
             call.arg(state);
         }
+        failpoint!("fire.before", crate::failpoint::broken().into());
         let answer: Vec<String> = call.perform(connection).await?;
+        failpoint!("fire.after", crate::failpoint::broken().into());
         Ok(match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["fired"] => Fired::Now,
             ["known"] => Fired::Known,

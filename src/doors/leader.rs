@@ -100,13 +100,16 @@ impl Leader {
 
     async fn ask(&self) -> Result<String, RedisError> {
         let mut connection = self.link.connection().await?;
-        Script::new(include_str!("lua/lead.lua"))
+        failpoint!("lead.before", crate::failpoint::broken().into());
+        let lease = Script::new(include_str!("lua/lead.lua"))
             .key(LEADER)
             .key(FENCE)
             .arg(&self.ledger_id)
             .arg(u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX))
             .perform(&mut connection)
-            .await
+            .await?;
+        failpoint!("lead.after", crate::failpoint::broken().into());
+        Ok(lease)
     }
 
     fn note(&self, lease: Option<String>) {

@@ -73,8 +73,10 @@ pub struct QueueDoor {
     pub intake: Intake,
     /// Told of a fault.
     pub health: Arc<Health>,
-    /// How many executors serve the queue.
-    pub peers: watch::Receiver<u32>,
+    /// Redis' own list of the executors that serve the queue.
+    pub members: String,
+    /// How many they are, as last seen by a heartbeat or a take.
+    pub peers: watch::Sender<u32>,
     /// Set once nothing more is to be taken.
     pub draining: watch::Receiver<bool>,
     /// Receipts of what has been written down, but is still noted in Redis.
@@ -195,8 +197,12 @@ impl QueueDoor {
             0 | 1 => AHEAD.saturating_sub(self.ledger.waiting()),
             _ => 0,
         };
-        let room = ahead.max(2 * self.ledger.unmet_demand());
-        usize::try_from(room).unwrap_or(usize::MAX)
+        usize::try_from(ahead).unwrap_or(usize::MAX).max(self.room_together())
+    }
+
+    /// The same while others serve the queue, too.
+    fn room_together(&self) -> usize {
+        usize::try_from(2 * self.ledger.unmet_demand()).unwrap_or(usize::MAX)
     }
 
     /// Takes batch after batch while there is something to take, and room.
@@ -222,13 +228,19 @@ impl QueueDoor {
     ) -> Result<Vec<Noted>, RedisError> {
         let script = Script::new(include_str!("lua/take.lua"));
         let mut call = script.key(self.accepting());
+        call.key(&self.members);
         for list in &self.lists {
             call.key(list.name());
         }
         call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
-        call.arg(most).arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
-        let taken: Vec<(String, Vec<u8>)> = call.perform(connection).await?;
+        call.arg(most).arg(self.room_together().min(most));
+        call.arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
+        failpoint!("take.before", crate::failpoint::broken().into());
+        let (peers, taken): (u32, Vec<(String, Vec<u8>)>) = call.perform(connection).await?;
+        failpoint!("take.after", crate::failpoint::broken().into());
         self.written_down.clear();
+        // One that has just come is not yet known by the heartbeat.
+        self.peers.send_if_modified(|known| std::mem::replace(known, peers) != peers);
         Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
     }
 
@@ -284,7 +296,9 @@ impl QueueDoor {
             return Ok(());
         }
         let arrivals = self.arrivals(connection, &noted).await?;
+        failpoint!("accept.before", DoorError::Redis(crate::failpoint::broken().into()));
         let accepted = self.ledger.accept(arrivals.clone()).await?;
+        failpoint!("accept.after", DoorError::Redis(crate::failpoint::broken().into()));
         intake::tell(&arrivals, &accepted);
         self.written_down.extend(noted.into_iter().map(|note| note.receipt));
         Ok(())
@@ -297,7 +311,9 @@ impl QueueDoor {
         }
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.accepting()).arg(&self.written_down);
+        failpoint!("forget.before", crate::failpoint::broken().into());
         forget.query_async::<()>(connection).await?;
+        failpoint!("forget.after", crate::failpoint::broken().into());
         self.written_down.clear();
         Ok(())
     }

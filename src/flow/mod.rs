@@ -182,7 +182,10 @@ async fn record(flow: &Flow, finish: Finish) -> bool {
     let mut told = false;
     loop {
         match flow.ledger.finish(finish.clone()).await {
-            Ok(()) => return true,
+            Ok(()) => {
+                failpoint!("finish.after");
+                return true;
+            }
             Err(error @ (LedgerError::NotRunning { .. } | LedgerError::Closed)) => {
                 tracing::error!(event = "record_refused", job_id = %id, attempt, error = %error, "the ending was not recorded");
                 return false;

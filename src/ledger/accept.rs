@@ -102,6 +102,7 @@ impl Batch<'_> {
             arrival.receipt,
             birth.ready,
         ])?;
+        failpoint!("accept.inserted", crate::failpoint::disk_full().into());
         let seq = self.conn.last_insert_rowid();
         if done {
             self.take_over_result(seq, birth.duplicate_of.as_deref().unwrap_or_default())?;

@@ -45,6 +45,7 @@ impl Batch<'_> {
         let sql =
             "UPDATE jobs SET ready = ?1 WHERE status = 'QUEUED' AND ready = 0 AND run_at <= ?2";
         self.conn.prepare_cached(sql)?.execute(params![READY, self.now_text])?;
+        failpoint!("retry.promote", crate::failpoint::disk_full().into());
         Ok(())
     }
 
@@ -67,6 +68,7 @@ impl Batch<'_> {
         if changed != 1 {
             return Err(LedgerError::NotRunning { id: claim.id, attempt: claim.attempt });
         }
+        failpoint!("claim.before", crate::failpoint::disk_full().into());
         let sql = "INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at)
             VALUES (?, ?, ?, ?, ?)";
         self.conn.prepare_cached(sql)?.execute(params![
@@ -80,6 +82,7 @@ impl Batch<'_> {
         *self.starts += 1;
         self.effects.waiting -= 1;
         self.tell_job(claim.seq)?;
+        failpoint!("claim.after", crate::failpoint::disk_full().into());
         Ok(Some(claim))
     }
 }

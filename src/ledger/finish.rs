@@ -20,6 +20,7 @@ impl Batch<'_> {
     pub(super) fn finish(&mut self, finish: &Finish) -> Result<(), LedgerError> {
         let Finish { claim, report, disposition, .. } = finish;
         self.close_attempt(claim, report)?;
+        failpoint!("finish.closed", crate::failpoint::disk_full().into());
         match *disposition {
             Disposition::Complete => self.complete(claim, &report.outcome),
             Disposition::Fail => self.fail(claim, &report.outcome),
@@ -130,6 +131,7 @@ impl Batch<'_> {
             self.options.executor_id,
         ])?;
         self.must_be_one(changed, claim)?;
+        failpoint!("retry.put_off", crate::failpoint::disk_full().into());
         self.queued_again(claim.seq);
         Ok(())
     }
@@ -172,6 +174,7 @@ impl Batch<'_> {
         id: &JobId,
         status: Status,
     ) -> Result<(), LedgerError> {
+        failpoint!("finish.tell", crate::failpoint::disk_full().into());
         self.tell_job(seq)?;
         self.tell_run_ended(seq)?;
         match status {

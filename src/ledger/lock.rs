@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{LedgerError, OpenError};
@@ -19,6 +20,21 @@ pub(super) fn beside(ledger: &Path, suffix: &str) -> PathBuf {
     let mut name = ledger.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// The process that has the lock now. Asked of the kernel: taking the lock to see whether it is free
+/// could be in the way of an executor that starts.
+pub fn holder(ledger: &Path) -> Option<i32> {
+    let path = beside(ledger, ".lock");
+    let inode = std::fs::metadata(&path).ok()?.ino().to_string();
+    // The device is not compared: some file systems name another one here.
+    let is_it = |line: &str| {
+        let of = line.split_ascii_whitespace().find(|word| word.matches(':').count() == 2);
+        line.contains(" FLOCK ") && of.and_then(|of| of.rsplit(':').next()) == Some(&inode)
+    };
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let pid = std::fs::read_to_string(&path).ok()?.trim().parse().ok()?;
+    locks.lines().any(is_it).then_some(pid)
 }
 
 /// Takes the lock, or says who has it.
@@ -53,4 +69,20 @@ pub(super) fn take(ledger: &Path) -> Result<Lock, OpenError> {
     // A courtesy too: a full disk is no reason to refuse.
     let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
     Ok(Lock { _file: file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_the_lock_is_named_only_as_long_as_it_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = dir.path().join("ledger.db");
+        assert_eq!(holder(&ledger), None);
+        let lock = take(&ledger).unwrap();
+        assert_eq!(holder(&ledger), Some(std::process::id().cast_signed()));
+        drop(lock);
+        assert_eq!(holder(&ledger), None);
+    }
 }

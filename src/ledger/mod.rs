@@ -4,9 +4,11 @@
 
 mod accept;
 mod backup;
+mod check;
 mod claim;
 mod experiment;
 mod finish;
+mod invariants;
 mod lock;
 mod reader;
 mod records;
@@ -30,10 +32,12 @@ use crate::clock::Timestamp;
 use crate::job::{Claim, JobId};
 
 pub use backup::{BackupError, Copied, backup};
+pub use check::{AttemptState, Looked, Serving, Shown};
+pub use lock::holder;
 pub use reader::{JobFilter, Reader, Row, WaitsFor};
 pub use records::{
-    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finish, LedgerError, OpenError, Options,
-    Outbox, OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
+    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finding, Finish, LedgerError, OpenError,
+    Options, Outbox, OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
 };
 use trouble::{Reach, Trouble};
 use writer::{Reply, Verb};
@@ -125,6 +129,7 @@ impl Ledger {
 
     /// Records an attempt's end and what becomes of its job.
     pub async fn finish(&self, finish: Finish) -> Result<(), LedgerError> {
+        failpoint!("finish.before", crate::failpoint::disk_full().into());
         self.ask(|reply| Verb::Finish(Box::new(finish), reply)).await
     }
 

@@ -61,7 +61,7 @@ pub enum WaitsFor {
 /// A read-only view.
 #[derive(Debug)]
 pub struct Reader {
-    conn: Connection,
+    pub(super) conn: Connection,
 }
 
 /// What `SELECT *` would also show, but is ours alone.

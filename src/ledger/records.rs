@@ -284,3 +284,16 @@ pub struct Recovered {
     /// Jobs found RUNNING once too often: FAILED (`ExecutorLostError`).
     pub lost: u64,
 }
+
+/// One thing that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The rule that is broken, one word.
+    pub check: &'static str,
+    /// The job it is about, if it is about one.
+    pub job_id: Option<String>,
+    /// What is wrong, in a sentence.
+    pub detail: String,
+    /// What to do.
+    pub advice: &'static str,
+}

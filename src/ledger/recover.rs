@@ -18,9 +18,11 @@ const MOST_DEATHS: u32 = 5;
 impl Store {
     /// Puts back what was RUNNING, not counted as its failure.
     pub(super) fn recover(&mut self) -> Result<Recovered, LedgerError> {
+        failpoint!("recover.before", crate::failpoint::disk_full().into());
         let mut batch = self.begin(clock::now())?;
         let recovered = batch.guarded(Batch::recover)?;
         batch.commit().map_err(LedgerError::Commit)?;
+        failpoint!("recover.after");
         Ok(recovered)
     }
 }
@@ -35,6 +37,7 @@ impl Batch<'_> {
         let running: Vec<(i64, JobId, u32)> = rows.collect::<Result<_, _>>()?;
         for (seq, id, interruptions) in running {
             self.close_lost_attempt(&id)?;
+            failpoint!("recover.between", crate::failpoint::disk_full().into());
             if interruptions + 1 >= MOST_DEATHS {
                 self.give_up(seq, &id)?;
                 recovered.lost += 1;

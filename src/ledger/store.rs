@@ -90,6 +90,7 @@ impl Store {
 
     /// The oldest messages. A read: it needs no transaction of its own.
     pub(super) fn outbox(&self, after: i64, limit: u32) -> Result<Vec<OutboxEntry>, LedgerError> {
+        failpoint!("outbox.read", crate::failpoint::disk_full().into());
         let sql = "SELECT seq, kind, subject, body FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?";
         let mut statement = self.conn.prepare_cached(sql)?;
         let entries = statement.query_map(params![after, limit], |row| {
@@ -157,6 +158,7 @@ fn migrate(conn: &mut Connection, found: i64) -> Result<(), LedgerError> {
             let id = uuid::Uuid::now_v7().to_string();
             tx.execute("INSERT INTO meta (name, value) VALUES (?, ?)", [LEDGER_ID, &id])?;
         }
+        failpoint!("open.migrated", crate::failpoint::disk_full().into());
         tx.commit()?;
     }
     Ok(())
@@ -251,7 +253,7 @@ impl Batch<'_> {
             return self.abandon(error);
         }
         let done = match told {
-            Ok(()) => self.run("COMMIT"),
+            Ok(()) => self.commit_now(),
             Err(LedgerError::Sqlite(error)) => Err(error),
             Err(_) => Err(rusqlite::Error::InvalidQuery),
         };
@@ -259,6 +261,13 @@ impl Batch<'_> {
             self.note(&error);
             self.abandon(Arc::new(error))
         })
+    }
+
+    fn commit_now(&self) -> rusqlite::Result<()> {
+        failpoint!("commit.before", crate::failpoint::disk_full());
+        self.run("COMMIT")?;
+        failpoint!("commit.after");
+        Ok(())
     }
 
     fn abandon(&mut self, error: Arc<rusqlite::Error>) -> Result<(), Arc<rusqlite::Error>> {
@@ -325,6 +334,7 @@ impl Batch<'_> {
     pub(super) fn forget_up_to(&mut self, seq: i64, but: &[i64]) -> Result<(), LedgerError> {
         if but.is_empty() {
             self.conn.prepare_cached("DELETE FROM outbox WHERE seq <= ?")?.execute([seq])?;
+            failpoint!("outbox.forget", crate::failpoint::disk_full().into());
             return Ok(());
         }
         let but = serde_json::Value::from(but).to_string();

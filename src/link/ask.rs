@@ -14,6 +14,11 @@ use crate::job::JobId;
 /// How often the hash is read beside the messages, which have no memory.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A connection for a command that has several questions.
+pub async fn connect(url: &RedisUrl) -> Result<MultiplexedConnection, LinkError> {
+    Ok(open(&client(url)?, ANSWER).await?)
+}
+
 /// Pushes a payload onto a list.
 pub async fn push(url: &RedisUrl, queue: &str, payload: &str) -> Result<(), LinkError> {
     let mut connection = open(&client(url)?, ANSWER).await?;

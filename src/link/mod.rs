@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::config::RedisUrl;
 use crate::health::Health;
 
-pub use ask::{Change, Examination, Follow, examine, push, schedules, waiting};
+pub use ask::{Change, Examination, Follow, connect, examine, push, schedules, waiting};
 pub use script::Perform;
 
 /// How long opening a connection may take.

@@ -203,8 +203,10 @@ impl Publisher {
             self.add_job(entry, &mut pipeline);
             asks.push(pipeline.len() - before);
         }
+        failpoint!("outbox.send", crate::failpoint::broken().into());
         let answers: Vec<Result<Value, RedisError>> =
             pipeline.ignore_errors().query_async(connection).await?;
+        failpoint!("outbox.sent", crate::failpoint::broken().into());
         if let Some(error) = answers.iter().filter_map(|a| a.as_ref().err()).find(|e| is_outage(e))
         {
             return Err(error.clone());

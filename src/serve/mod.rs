@@ -251,6 +251,7 @@ impl Daemon {
             ledger: self.ledger.clone(),
             intake: Intake::new(settings),
             health: Arc::clone(&self.health),
+            members: heart.members(),
             peers: heart.peers(),
             draining: draining.subscribe(),
             written_down: Vec::new(),
@@ -463,6 +464,7 @@ impl Daemon {
                 let _ = tokio::time::timeout_at(deadline, door).await;
             }
             self.tasks.shutdown().await;
+            failpoint!("shutdown.doors");
             let told = async {
                 let told = ledger_answers && redis.publisher.send_all().await;
                 let released = redis.leader.release().await;
@@ -476,12 +478,15 @@ impl Daemon {
                 );
             }
         }
+        failpoint!("shutdown.told");
         self.slots.close().await;
+        failpoint!("shutdown.slots");
         // Nobody is reached by it any more; one that stays is taken for a past life's.
         let _ = std::fs::remove_file(control::path_of(ledger_path));
         if ledger_answers {
             let deadline = deadline.max(Instant::now() + Duration::from_millis(200));
             let _ = tokio::time::timeout_at(deadline, self.ledger.close()).await;
         }
+        failpoint!("shutdown.closed");
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn ledger_options(settings: &Settings) -> ledger::Options {
 pub(super) fn slot_options(settings: &Settings) -> Result<slots::Options, ServeError> {
     let launcher = std::env::current_exe()
         .map_err(|source| ServeError::System { what: "our own program cannot be found", source })?;
-    Ok(options_in(settings, launcher, beside(settings, ".run")))
+    Ok(options_in(settings, launcher, slots::runtime_dir(&settings.ledger_path)))
 }
 
 /// How slots are set up for these settings.
@@ -49,10 +49,4 @@ pub fn options_in(settings: &Settings, launcher: PathBuf, runtime_dir: PathBuf) 
         result_max_bytes: settings.result_max_bytes,
         log_tail_bytes: settings.log_tail_bytes,
     }
-}
-
-fn beside(settings: &Settings, suffix: &str) -> PathBuf {
-    let mut name = settings.ledger_path.clone().into_os_string();
-    name.push(suffix);
-    name.into()
 }

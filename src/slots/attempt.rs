@@ -87,7 +87,9 @@ pub(super) async fn make(
     };
     started(process.pid.unsigned_abs());
     let over = attempt.work(&mut stop, &events).await;
+    failpoint!("ending.before");
     let (remains, health) = ending::clear(slot, process, over).await;
+    failpoint!("ending.after");
     attempt.take_last_frames(&events).await;
     let finished_at = crate::clock::now();
     if let Err(error) = setup.tmpdirs.put(tmp).await {
@@ -142,7 +144,9 @@ impl<'a> Attempt<'a> {
         let output = Output::start(stdout, stderr, options.log_tail_bytes, origin, sink.clone())?;
         let mut fds = vec![&frames_theirs, &stdout_theirs, &stderr_theirs, &dump];
         fds.extend(&attached);
+        failpoint!("start.before", crate::failpoint::broken());
         spawn::send(&slot.ctl, &message.datagram, &fds)?;
+        failpoint!("start.after");
         let attempt = Self {
             setup,
             run,

@@ -1,6 +1,5 @@
 //! What the configured interpreter is: asked once, by itself. Makes the constant configuration of runs.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -10,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Interpreter, Options, SlotsError, spawn};
+use super::{Interpreter, Options, SlotsError, past, spawn};
 use crate::job::StartMethod;
 
 /// The private real-time signal that makes a run write its stack.
@@ -64,13 +63,10 @@ impl Probe {
         };
         let mut command = Command::new(&options.interpreter);
         command.args(["-P", "-X", "utf8", "-c", PROBE]);
-        let output =
-            answer(command, &options.environment, PATIENCE).map_err(|error| {
-                match error.kind() {
-                    io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
-                    _ => refuse(format!("it cannot be started: {error}")),
-                }
-            })?;
+        let output = answer(command, options, PATIENCE).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
+            _ => refuse(format!("it cannot be started: {error}")),
+        })?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let last = said
@@ -98,7 +94,7 @@ impl Probe {
             .args(["-I", "-S", "-X", "utf8"])
             .arg(shim.join("executor_shim/site_effects.py"))
             .arg(json!(self.sys_path).to_string());
-        let effects: Option<Vec<String>> = answer(command, &options.environment, PATIENCE)
+        let effects: Option<Vec<String>> = answer(command, options, PATIENCE)
             .ok()
             .filter(|output| output.status.success())
             .and_then(|output| last_line(&output.stdout));
@@ -163,13 +159,13 @@ pub(super) fn last_line<T: DeserializeOwned>(stdout: &[u8]) -> Option<T> {
 /// Runs an interpreter that answers a question, which is known as a child for as long as it lives, but not for ever.
 pub(super) fn answer(
     mut command: Command,
-    environment: &BTreeMap<String, String>,
+    options: &Options,
     patience: Duration,
 ) -> io::Result<Output> {
     let mut known = spawn::known();
     let mut child = command
         .env_clear()
-        .envs(environment)
+        .envs(&options.environment)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -177,6 +173,8 @@ pub(super) fn answer(
     let pid = spawn::pid_of(&child);
     known.insert(pid);
     drop(known);
+    // Should we die before it answers, the next life sees to its end.
+    past::remember(&options.runtime_dir, pid, past::Kind::Asked)?;
     let begun = Instant::now();
     let mut late = false;
     while child.try_wait()?.is_none() && !late {

@@ -6,6 +6,7 @@ mod attempt;
 mod ending;
 mod interpreter;
 mod keeper;
+mod marks;
 mod output;
 mod past;
 mod preload;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 
+pub use marks::{Lineage, Marked, age, marked, runtime_dir};
 pub use spawn::{LAUNCH, harden, launch};
 
 use crate::job::{JobId, Limits, StartMethod, Target};

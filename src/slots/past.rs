@@ -1,4 +1,5 @@
-//! The slots of a past life over the same runtime directory: nothing new runs before they are gone.
+//! The slots of a past life over the same runtime directory, and the interpreter it asked: nothing new runs
+//! before they are gone.
 //!
 //! A slot whose executor died ends its run's tree and then itself (its lifeline). Until then an old
 //! attempt could still be at work while the same job is started again.
@@ -14,6 +15,8 @@ use super::tree;
 
 /// How long they may take to end by themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Ends the line of an interpreter.
+const ASKED: &str = " asked";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -21,14 +24,25 @@ fn list(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("slots")
 }
 
-/// Remembers a slot by its pid and the time of its start, which name it for good.
-pub(super) fn remember(runtime_dir: &Path, pid: i32) -> io::Result<()> {
-    let start = tree::stat(pid).map_or(0, |stat| stat.start);
-    let mut file = OpenOptions::new().create(true).append(true).open(list(runtime_dir))?;
-    writeln!(file, "{pid} {start}")
+/// What a process was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A slot: it ends its run's tree before itself.
+    Slot,
+    /// An interpreter that was asked a question: nobody is left to hear the answer.
+    Asked,
 }
 
-/// Waits until every slot remembered is gone, and forgets them. One that does not end is killed.
+/// Remembers a process by its pid and the time of its start, which name it for good.
+pub(super) fn remember(runtime_dir: &Path, pid: i32, kind: Kind) -> io::Result<()> {
+    let start = tree::stat(pid).map_or(0, |stat| stat.start);
+    let mut file = OpenOptions::new().create(true).append(true).open(list(runtime_dir))?;
+    let word = if kind == Kind::Asked { ASKED } else { "" };
+    writeln!(file, "{pid} {start}{word}")
+}
+
+/// Waits until every slot remembered is gone, and forgets them. One that does not end is killed; an
+/// interpreter is, at once.
 pub(super) fn wait(runtime_dir: &Path) -> io::Result<()> {
     let path = list(runtime_dir);
     let text = match fs::read_to_string(&path) {
@@ -36,7 +50,13 @@ pub(super) fn wait(runtime_dir: &Path) -> io::Result<()> {
         text => text?,
     };
     let until = Instant::now() + PATIENCE;
-    for (pid, start) in text.lines().filter_map(read_line) {
+    for line in text.lines() {
+        let (slot, asked) = line.strip_suffix(ASKED).map_or((line, false), |line| (line, true));
+        let Some((pid, start)) = read_line(slot) else { continue };
+        if asked {
+            kill(pid, start);
+            continue;
+        }
         while is_alive(pid, start) && Instant::now() < until {
             std::thread::sleep(LOOK);
         }
@@ -76,11 +96,22 @@ mod tests {
     fn a_slot_that_still_lives_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("sleep").arg("0.3").spawn().unwrap();
-        remember(dir.path(), i32::try_from(child.id()).unwrap()).unwrap();
+        remember(dir.path(), i32::try_from(child.id()).unwrap(), Kind::Slot).unwrap();
         let begun = Instant::now();
         wait(dir.path()).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
         assert!(!list(dir.path()).exists());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn an_interpreter_that_was_asked_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        remember(dir.path(), i32::try_from(child.id()).unwrap(), Kind::Asked).unwrap();
+        let begun = Instant::now();
+        wait(dir.path()).unwrap();
+        assert!(begun.elapsed() < PATIENCE);
         child.wait().unwrap();
     }
 

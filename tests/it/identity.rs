@@ -160,3 +160,24 @@ fn of_two_that_began_while_redis_was_away_one_ends() {
     assert_eq!(other.count("identity_taken"), 0);
     assert_eq!(redis.run::<i64>(&["EXISTS", KEY]), 1);
 }
+
+#[test]
+fn executors_share_a_backlog_from_the_first_moment_on() {
+    let redis = RedisServer::start();
+    // Long between two heartbeats: the first to come has not heard of the second by itself.
+    let executors: Vec<Executor> = ["one", "two"]
+        .into_iter()
+        .map(|name| {
+            let mut executor = Executor::new(Some(&redis));
+            executor.set("EXECUTOR_ID", name).set("CONCURRENCY", "1");
+            executor.set("HEARTBEAT_INTERVAL", "1h").serve();
+            executor
+        })
+        .collect();
+    let payload = json!({"target": "tasks.good.sleeps", "params": {"seconds": 0.02}}).to_string();
+    redis.push_all(std::iter::repeat_n(payload.as_bytes(), 100));
+    let ended = "SELECT id FROM jobs WHERE status = 'COMPLETED'";
+    let done = || -> Vec<usize> { executors.iter().map(|e| e.rows(ended).len()).collect() };
+    eventually("all jobs to be done", || (done().iter().sum::<usize>() == 100).then_some(()));
+    assert!(done().iter().all(|done| *done >= 25), "{:?}", done());
+}

@@ -8,7 +8,7 @@ use std::path::Path;
 const PURE: &[&str] = &["clock", "job", "outcome", "payload", "policy", "frame", "cron"];
 
 /// Rooms that everyone may use beside the pure ones.
-const COMMON: &[&str] = &["config", "log"];
+const COMMON: &[&str] = &["config", "log", "failpoint"];
 
 /// From a room to the rooms it may use, beside the pure and the common ones.
 fn arrows() -> BTreeMap<&'static str, Vec<&'static str>> {
@@ -36,6 +36,8 @@ fn arrows() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("dispatcher", vec!["flow", "ledger", "slots", "health", "signals"]),
         ("control", vec!["ledger", "dispatcher", "doors", "experiments"]),
         ("notify", vec!["health"]),
+        ("failpoint", vec![]),
+        ("fsck", vec!["ledger", "slots", "link", "experiments"]),
     ])
 }
 

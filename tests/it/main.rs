@@ -10,6 +10,7 @@ mod cli;
 mod cron;
 mod experiments;
 mod f5;
+mod fsck;
 mod failures;
 mod health;
 mod identity;

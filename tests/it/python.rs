@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::support::{BOTH, Bench, text};
+use crate::support::{BOTH, Bench, Executor, alive, eventually, text};
 
 fn write(path: PathBuf, content: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -203,4 +203,24 @@ fn exit_ends_a_run_as_it_ends_python() {
         assert_eq!(bench.output("text", "stdout"), ["before"]);
         assert_eq!(bench.output("text", "stderr"), ["a reason"]);
     }
+}
+
+#[test]
+fn an_interpreter_that_hung_as_the_executor_died_is_ended_by_the_next() {
+    let mut executor = Executor::new(None);
+    let (python, asked) = (executor.dir.path().join("python"), executor.dir.path().join("asked"));
+    let script = format!(
+        "#!/bin/sh\n[ -e {0} ] && exec python3 \"$@\"\necho $$ > {0}.now && mv {0}.now {0}\nexec sleep 600\n",
+        asked.display()
+    );
+    std::fs::write(&python, script).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executor.set("PYTHON", python.to_str().unwrap());
+    executor.serve_unready();
+    let text = eventually("the interpreter to be asked", || std::fs::read_to_string(&asked).ok());
+    let hung: i64 = text.trim().parse().unwrap();
+    executor.kill();
+    assert!(alive(hung), "it hangs, whoever asked");
+    executor.serve();
+    assert!(!alive(hung));
 }

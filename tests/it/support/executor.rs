@@ -176,10 +176,14 @@ impl Executor {
 
     /// Waits for the daemon's own end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().unwrap();
-        let status = within(PATIENCE, "the executor to end", || child.try_wait().unwrap());
+        let status = within(PATIENCE, "the executor to end", || self.exited());
         self.child = None;
         status
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().unwrap())
     }
 
     /// SIGTERM, and the exit code.

@@ -12,7 +12,7 @@ use super::eventually;
 pub(crate) struct RedisServer {
     child: Option<Child>,
     port: u16,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl RedisServer {

@@ -1,0 +1,409 @@
+//! The invariants of the ledger as questions: each finds the rows that break it.
+//!
+//! Only reads, in one snapshot, so that it can look while an executor writes. Mends nothing.
+
+use rusqlite::{ErrorCode, OptionalExtension, params};
+
+use super::reader::Reader;
+use super::{Finding, LedgerError, invariants};
+use crate::clock::{self, Timestamp};
+use crate::job::JobId;
+
+/// Most findings of one kind that are told one by one.
+const MOST: usize = 20;
+
+/// Who serves the ledger while it is looked at.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// Its name.
+    pub executor_id: String,
+    /// Since when its process lives.
+    pub since: Timestamp,
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Rows of `jobs`.
+    pub jobs: u64,
+    /// Rows of `attempts`.
+    pub attempts: u64,
+}
+
+/// A job as Redis should show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Which.
+    pub id: String,
+    /// Its status.
+    pub status: String,
+    /// Its starts.
+    pub attempts: u32,
+    /// Whose it is or was last, if anybody's.
+    pub executor_id: Option<String>,
+    /// Whether Redis has still to be told something of it.
+    pub untold: bool,
+}
+
+/// Where an attempt stands, for who holds a process of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptState {
+    /// It runs.
+    Open,
+    /// It is over.
+    Over,
+    /// The ledger has none of that number.
+    Unknown,
+}
+
+impl Reader {
+    /// Looks the whole ledger over. A file that SQLite finds damaged is a finding, not an error.
+    ///
+    /// # Errors
+    /// If it cannot be read for another reason, such as that it is no ledger.
+    pub fn check(&self, serving: Option<&Serving>) -> Result<(Vec<Finding>, Looked), LedgerError> {
+        self.conn.execute_batch("BEGIN")?;
+        let mut findings = Vec::new();
+        let looked = self.check_all(serving, &mut findings);
+        // Ends a transaction that wrote nothing.
+        let _ = self.conn.execute_batch("ROLLBACK");
+        match looked {
+            Ok(looked) => Ok((findings, looked)),
+            Err(LedgerError::Sqlite(error)) if is_damage(&error) => {
+                findings.push(damage(error.to_string()));
+                Ok((findings, Looked::default()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_all(
+        &self,
+        serving: Option<&Serving>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Looked, LedgerError> {
+        let count = |table: &str| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            self.conn.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+        };
+        let looked = Looked { jobs: count("jobs")?, attempts: count("attempts")? };
+        self.quick_check(findings)?;
+        for invariant in invariants::ALL {
+            self.ask(invariant, [], findings)?;
+        }
+        if let Some(serving) = serving {
+            let since = clock::text(serving.since);
+            self.ask(&invariants::SERVED, params![serving.executor_id, since], findings)?;
+        }
+        Ok(looked)
+    }
+
+    /// SQLite's own look at the file.
+    fn quick_check(&self, findings: &mut Vec<Finding>) -> Result<(), LedgerError> {
+        let mut statement = self.conn.prepare("PRAGMA quick_check(20)")?;
+        let words = statement.query_map([], |row| row.get::<_, String>(0))?;
+        for word in words {
+            let word = word?;
+            if word != "ok" {
+                findings.push(damage(word));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(
+        &self,
+        invariant: &invariants::Invariant,
+        parameters: impl rusqlite::Params,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), LedgerError> {
+        let mut statement = self.conn.prepare(invariant.sql)?;
+        let mut rows = statement.query(parameters)?;
+        let mut found = 0;
+        while let Some(row) = rows.next()? {
+            found += 1;
+            if found > MOST {
+                continue;
+            }
+            findings.push(Finding {
+                check: invariant.name,
+                job_id: row.get(0)?,
+                detail: row.get(1)?,
+                advice: invariant.advice,
+            });
+        }
+        if found > MOST {
+            findings.push(Finding {
+                check: invariant.name,
+                job_id: None,
+                detail: format!("{} more like these", found - MOST),
+                advice: invariant.advice,
+            });
+        }
+        Ok(())
+    }
+
+    /// The UUID written into the file when it was made.
+    pub fn ledger_id(&self) -> Result<Option<String>, LedgerError> {
+        let sql = "SELECT value FROM meta WHERE name = 'ledger_id'";
+        Ok(self.conn.query_row(sql, [], |row| row.get(0)).optional()?)
+    }
+
+    /// Those of these receipts that no job bears.
+    pub fn unknown_receipts(&self, receipts: &[String]) -> Result<Vec<String>, LedgerError> {
+        let mut statement = self.conn.prepare_cached("SELECT 1 FROM jobs WHERE receipt = ?")?;
+        let mut unknown = Vec::new();
+        for receipt in receipts {
+            if !statement.exists([receipt])? {
+                unknown.push(receipt.clone());
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Every job that has not ended, and the last `ended` that have.
+    pub fn shown(&self, ended: u32) -> Result<Vec<Shown>, LedgerError> {
+        let sql = "SELECT id, status, attempts, executor_id, id IN (SELECT subject FROM outbox)
+            FROM jobs WHERE status IN ('QUEUED', 'RUNNING')
+            UNION ALL SELECT * FROM
+            (SELECT id, status, attempts, executor_id, id IN (SELECT subject FROM outbox)
+             FROM jobs WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT ?)";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map([ended], |row| {
+            Ok(Shown {
+                id: row.get(0)?,
+                status: row.get(1)?,
+                attempts: row.get(2)?,
+                executor_id: row.get(3)?,
+                untold: row.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Where this attempt stands.
+    pub fn attempt_state(&self, id: &JobId, attempt: u32) -> Result<AttemptState, LedgerError> {
+        let sql = "SELECT finished_at IS NULL FROM attempts WHERE job_id = ? AND attempt = ?";
+        let open = self
+            .conn
+            .prepare_cached(sql)?
+            .query_row(params![id.as_str(), attempt], |row| row.get::<_, bool>(0))
+            .optional()?;
+        Ok(match open {
+            Some(true) => AttemptState::Open,
+            Some(false) => AttemptState::Over,
+            None => AttemptState::Unknown,
+        })
+    }
+
+    /// Whether a job has ended, with nothing left to be told of its experiment; `None`: no such job.
+    pub fn run_is_over(&self, job: &str, experiment: &str) -> Result<Option<bool>, LedgerError> {
+        let sql = "SELECT finished_at IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM outbox WHERE subject = ?2) FROM jobs WHERE id = ?1";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        Ok(statement.query_row([job, experiment], |row| row.get(0)).optional()?)
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+}
+
+fn damage(word: String) -> Finding {
+    Finding {
+        check: "file",
+        job_id: None,
+        detail: format!("the file is damaged: {word}"),
+        advice: "stop the executor, keep a copy, and restore a backup (or try sqlite3's .recover)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    /// A ledger with one job of each kind that is right.
+    fn ledger() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(include_str!("../../schema.sql")).unwrap();
+        conn.execute_batch(
+            "INSERT INTO meta VALUES ('ledger_id', 'L');
+             INSERT INTO jobs (id, source, priority, status, attempts, max_attempts, retry_on,
+                timeout_seconds, created_at, started_at, finished_at, result, executor_id,
+                idempotency_key) VALUES
+             ('waits', 'queue', 5, 'QUEUED', 0, 1, 'all', 1, '2026-01-01T00:00:00.000Z', NULL, NULL, NULL, NULL, NULL),
+             ('runs', 'queue', 5, 'RUNNING', 1, 1, 'all', 1, '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:01.000Z', NULL, NULL, 'me', NULL),
+             ('done', 'queue', 5, 'COMPLETED', 2, 3, 'all', 1, '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:01.000Z', '2026-01-01T00:00:02.000Z', '1', 'me', 'k');
+             INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at, finished_at, outcome) VALUES
+             ('runs', 1, 'me', 'spawn', '2026-01-01T00:00:01.000Z', NULL, NULL),
+             ('done', 1, 'me', 'spawn', '2026-01-01T00:00:01.000Z', '2026-01-01T00:00:02.000Z', 'failed'),
+             ('done', 2, 'me', 'spawn', '2026-01-01T00:00:01.000Z', '2026-01-01T00:00:02.000Z', 'succeeded');
+             INSERT INTO outbox (kind, subject, body) VALUES
+             ('job', 'done', '{\"job_id\":\"done\",\"status\":\"RUNNING\",\"attempts\":2}'),
+             ('job', 'done', '{\"job_id\":\"done\",\"status\":\"COMPLETED\",\"attempts\":2}');",
+        )
+        .unwrap();
+        (dir, path)
+    }
+
+    fn serving() -> Serving {
+        Serving { executor_id: "me".to_owned(), since: "2026-01-01T00:00:00.500Z".parse().unwrap() }
+    }
+
+    /// What is found after this was done to the ledger: check and job of each finding.
+    fn after(sql: &str) -> Vec<(&'static str, String)> {
+        let (_dir, path) = ledger();
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA ignore_check_constraints = ON").unwrap();
+        conn.execute_batch(sql).unwrap();
+        let (findings, _) = Reader::open(&path).unwrap().check(Some(&serving())).unwrap();
+        findings.into_iter().map(|f| (f.check, f.job_id.unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn a_sound_ledger_is_clean() {
+        let (_dir, path) = ledger();
+        let (findings, looked) = Reader::open(&path).unwrap().check(Some(&serving())).unwrap();
+        assert_eq!((findings, looked), (vec![], Looked { jobs: 3, attempts: 3 }));
+    }
+
+    #[test]
+    fn every_broken_invariant_is_found_and_named() {
+        let table: &[(&str, &str, &str)] = &[
+            ("state", "waits", "UPDATE jobs SET ready = 0 WHERE id = 'waits'"),
+            ("state", "runs", "UPDATE jobs SET ready = 2 WHERE id = 'runs'"),
+            ("state", "done", "UPDATE jobs SET result = NULL WHERE id = 'done'"),
+            (
+                "state",
+                "done",
+                "UPDATE jobs SET status = 'FAILED', error_type = 'E' WHERE id = 'done'; DELETE FROM outbox",
+            ),
+            ("state", "waits", "UPDATE jobs SET finished_at = created_at WHERE id = 'waits'"),
+            ("state", "runs", "UPDATE jobs SET started_at = NULL WHERE id = 'runs'"),
+            (
+                "follows",
+                "waits",
+                "UPDATE jobs SET ready = 2, duplicate = 1, duplicate_of = 'gone' WHERE id = 'waits'",
+            ),
+            (
+                "follows",
+                "waits",
+                "UPDATE jobs SET ready = 2, duplicate = 1, duplicate_of = 'done' WHERE id = 'waits'",
+            ),
+            ("duplicate", "waits", "UPDATE jobs SET duplicate = 1 WHERE id = 'waits'"),
+            (
+                "duplicate",
+                "waits",
+                "UPDATE jobs SET duplicate = 1, duplicate_of = 'waits' WHERE id = 'waits'",
+            ),
+            ("attempts", "done", "DELETE FROM attempts WHERE job_id = 'done' AND attempt = 1"),
+            (
+                "attempts",
+                "done",
+                "UPDATE jobs SET attempts = 3 WHERE id = 'done'; DELETE FROM outbox",
+            ),
+            (
+                "attempts",
+                "gone",
+                "INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at, finished_at, outcome) VALUES ('gone', 1, 'me', 'spawn', '2026-01-01T00:00:01.000Z', '2026-01-01T00:00:02.000Z', 'lost')",
+            ),
+            (
+                "open_attempt",
+                "runs",
+                "UPDATE attempts SET finished_at = started_at, outcome = 'failed' WHERE job_id = 'runs'",
+            ),
+            (
+                "open_attempt",
+                "done",
+                "UPDATE attempts SET finished_at = NULL, outcome = NULL WHERE job_id = 'done' AND attempt = 1",
+            ),
+            (
+                "open_attempt",
+                "runs",
+                "UPDATE attempts SET executor_id = 'other' WHERE job_id = 'runs'",
+            ),
+            (
+                "outcome",
+                "done",
+                "UPDATE attempts SET outcome = NULL WHERE job_id = 'done' AND attempt = 1",
+            ),
+            (
+                "outcome",
+                "done",
+                "UPDATE attempts SET outcome = 'odd' WHERE job_id = 'done' AND attempt = 1",
+            ),
+            ("counts", "waits", "UPDATE jobs SET failures = 1 WHERE id = 'waits'"),
+            ("times", "waits", "UPDATE jobs SET created_at = 'yesterday' WHERE id = 'waits'"),
+            (
+                "times",
+                "done",
+                "UPDATE attempts SET started_at = '2026-01-01' WHERE job_id = 'done' AND attempt = 1",
+            ),
+            ("key", "waits", "UPDATE jobs SET idempotency_key = 'k' WHERE id = 'waits'"),
+            ("outbox", "done", "DELETE FROM outbox WHERE seq = 2"),
+            (
+                "outbox",
+                "waits",
+                "INSERT INTO outbox (kind, subject, body) VALUES ('job', 'waits', '{')",
+            ),
+            (
+                "served",
+                "runs",
+                "UPDATE jobs SET executor_id = 'dead' WHERE id = 'runs'; UPDATE attempts SET executor_id = 'dead' WHERE job_id = 'runs'",
+            ),
+            (
+                "served",
+                "runs",
+                "UPDATE jobs SET started_at = '2025-01-01T00:00:00.000Z' WHERE id = 'runs'",
+            ),
+            ("file", "", "DELETE FROM meta"),
+        ];
+        for (check, job, sql) in table {
+            let found = after(sql);
+            assert!(found.contains(&(check, (*job).to_owned())), "{check} {job}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_experiment_runs_once_at_a_time() {
+        let found = after(
+            "UPDATE jobs SET experiment_id = 'e', run_id = 'e:1' WHERE id = 'runs';
+             INSERT INTO jobs (id, source, priority, status, attempts, max_attempts, retry_on,
+                timeout_seconds, created_at, started_at, executor_id, experiment_id, run_id) VALUES
+             ('too', 'cron', 5, 'RUNNING', 1, 1, 'all', 1, '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:01.000Z', 'me', 'e', 'e:1');
+             INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at) VALUES
+             ('too', 1, 'me', 'spawn', '2026-01-01T00:00:01.000Z');",
+        );
+        assert_eq!(found, [("experiment", "too".to_owned()), ("experiment", "too".to_owned())]);
+    }
+
+    #[test]
+    fn many_findings_of_one_kind_are_summed_up() {
+        let found = after(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30)
+             INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at, finished_at, outcome)
+             SELECT 'gone' || i, 1, 'me', 'spawn', '2026-01-01T00:00:01.000Z', '2026-01-01T00:00:02.000Z', 'lost' FROM n",
+        );
+        assert_eq!(found.len(), 21, "{found:?}");
+        assert_eq!(found[20], ("attempts", String::new()));
+    }
+
+    #[test]
+    fn a_damaged_file_is_a_finding_and_a_foreign_one_an_error() {
+        let (_dir, path) = ledger();
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The b-tree header of every page but the first: its kind becomes none.
+        for page in bytes.chunks_mut(4096).skip(1) {
+            page[0] = 0xee;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let (findings, _) = Reader::open(&path).unwrap().check(None).unwrap();
+        assert!(findings.iter().any(|found| found.check == "file"), "{findings:?}");
+        let other = path.with_file_name("other.db");
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        assert!(Reader::open(&other).unwrap().check(None).is_err());
+    }
+}
