@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use super::{Setup, past, spawn, tree};
 
 /// How long a slot may take to answer before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same in the midst of a run, whose deadline must not wait for it.
+const PATIENCE_OF_RUN: Duration = Duration::from_secs(1);
 /// How long it may take before we see to it that it is not stopped.
 const NUDGE: Duration = Duration::from_millis(200);
 
@@ -57,6 +60,8 @@ pub(super) struct Reaped {
     pub(super) used: Duration,
     /// Peak of its resident set in bytes.
     pub(super) peak: u64,
+    /// How many others.
+    pub(super) others: u32,
     /// Time of the others.
     pub(super) theirs: Duration,
     /// Something under the slot still lives.
@@ -71,6 +76,7 @@ fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
         status: u32_at(0).filter(|status| *status != u32::MAX).map(u32::cast_signed),
         used: Duration::from_micros(u64_at(4)?),
         peak: u64_at(12)?.saturating_mul(1024),
+        others: u32_at(20)?,
         theirs: Duration::from_micros(u64_at(24)?),
         left: *bytes.get(32)? == 1,
     })
@@ -83,6 +89,8 @@ pub(super) struct Slot {
     pub(super) pidfd: AsyncFd<OwnedFd>,
     pub(super) ctl: OwnedFd,
     parked: Option<Process>,
+    /// It owes an answer, so that the next one read would be for another order.
+    silent: AtomicBool,
     go: Option<AsyncFd<OwnedFd>>,
     child: Option<Child>,
 }
@@ -120,21 +128,26 @@ impl Slot {
             pidfd: spawn::watched(pidfd)?,
             ctl: born.ctl,
             parked: None,
+            silent: AtomicBool::new(false),
             go: Some(spawn::watched(born.go)?),
             child: Some(born.child),
         })
     }
 
     /// One message, one answer.
-    async fn order(&self, message: &[u8]) -> Result<Vec<u8>, SlotError> {
+    async fn order(&self, message: &[u8], patience: Duration) -> Result<Vec<u8>, SlotError> {
         let go = self.go.as_ref().ok_or(SlotError::Gone)?;
+        if self.silent.load(Ordering::Relaxed) {
+            return Err(SlotError::Silent);
+        }
         spawn::send(go.get_ref(), message, &[]).map_err(|_| SlotError::Gone)?;
         let mut answer = [0; 512];
         let asked = Instant::now();
         loop {
             let Ok(ready) = tokio::time::timeout(NUDGE, go.readable()).await else {
                 tree::signal(self.pidfd.get_ref(), Signal::CONT);
-                if asked.elapsed() > PATIENCE {
+                if asked.elapsed() > patience {
+                    self.silent.store(true, Ordering::Relaxed);
                     return Err(SlotError::Silent);
                 }
                 continue;
@@ -151,7 +164,7 @@ impl Slot {
 
     /// A new process for a run, which waits for its request.
     pub(super) async fn birth(&self) -> Result<Process, SlotError> {
-        let answer = self.order(b"f").await?;
+        let answer = self.order(b"f", PATIENCE).await?;
         let pid = match answer.split_first() {
             Some((b'F', pid)) => {
                 pid.try_into().map(i32::from_le_bytes).map_err(|_| SlotError::Silent)?
@@ -174,16 +187,22 @@ impl Slot {
     pub(super) async fn reap(&self, leader: i32) -> Result<Reaped, SlotError> {
         let mut message = vec![b'a'];
         message.extend_from_slice(&leader.to_le_bytes());
-        parse_reaped(&self.order(&message).await?).ok_or(SlotError::Silent)
+        parse_reaped(&self.order(&message, PATIENCE).await?).ok_or(SlotError::Silent)
     }
 
-    /// Reaps these zombies while a run goes on; their time.
-    pub(super) async fn reap_some(&self, pids: &[i32]) -> Result<Duration, SlotError> {
+    /// Reaps every zombie but `leader` while its run goes on; their number and time.
+    pub(super) async fn reap_others(&self, leader: i32) -> Result<(u32, Duration), SlotError> {
         let mut message = vec![b'o'];
-        for pid in pids.iter().take(1000) {
-            message.extend_from_slice(&pid.to_le_bytes());
-        }
-        Ok(parse_reaped(&self.order(&message).await?).ok_or(SlotError::Silent)?.theirs)
+        message.extend_from_slice(&leader.to_le_bytes());
+        let answer = self.order(&message, PATIENCE_OF_RUN).await?;
+        let reaped = parse_reaped(&answer).ok_or(SlotError::Silent)?;
+        Ok((reaped.others, reaped.theirs))
+    }
+
+    /// Has the slot kill everything under it in one call, against which no fork and no new session helps.
+    /// False if signals are not scoped here: then the slot has done nothing.
+    pub(super) async fn kill_all(&self) -> Result<bool, SlotError> {
+        Ok(self.order(b"k", PATIENCE_OF_RUN).await? == b"K1")
     }
 
     /// A process for a run: the parked one if it is well, else a new one.
@@ -260,6 +279,7 @@ mod tests {
             status: Some(9),
             used: Duration::from_micros(1500),
             peak: 4096,
+            others: 2,
             theirs: Duration::from_micros(7),
             left: true,
         };

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -73,21 +73,28 @@ fn prepare(mut args: impl Iterator<Item = OsString>) -> io::Result<Command> {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_no_new_privs()?;
-    restrict()?;
+    // A slot that its run has stopped is to see that the executor is gone.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGCONT)?;
+    let scope = if restrict()? { SCOPED } else { UNSCOPED };
     close_inherited();
     let mut command = Command::new(program);
-    command.args(args);
+    command.args(args).arg(scope);
     Ok(command)
 }
 
-/// Signals of this process and its descendants reach nobody outside, where the kernel can do that.
-fn restrict() -> io::Result<()> {
+/// What the launcher tells the slot: whether its signals reach nobody but its own runs.
+const SCOPED: &str = "scoped";
+const UNSCOPED: &str = "unscoped";
+
+/// Signals of this process and its descendants reach nobody outside, where the kernel can do that. True if
+/// it does.
+fn restrict() -> io::Result<bool> {
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .scope(Scope::Signal)
         .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.set_compatibility(CompatLevel::BestEffort).restrict_self())
-        .map(|_| ())
+        .map(|status| status.ruleset == RulesetStatus::FullyEnforced)
         .map_err(io::Error::other)
 }
 

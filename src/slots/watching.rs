@@ -12,6 +12,11 @@ use crate::outcome::Limit;
 /// From the first look to the usual rhythm.
 const FIRST: Duration = Duration::from_millis(20);
 const USUAL: Duration = Duration::from_millis(250);
+/// So many orphans dead since the last look are a storm of processes. In a storm the rhythm is the first
+/// one: a heap of zombies makes every scan slow, and leaves the machine without pids.
+const STORM: u32 = 64;
+/// So few, that it is over.
+const CALM: u32 = 4;
 
 /// What a process had before its request came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +77,8 @@ pub(super) struct Watch {
     pub(super) cpu: Duration,
     /// Time of orphans that were reaped during the run.
     pub(super) reaped: Duration,
+    /// Processes are born and die so fast that zombies would heap up.
+    pub(super) storm: bool,
     pub(super) next: Instant,
     step: Duration,
     tick: Duration,
@@ -85,15 +92,26 @@ impl Watch {
             peak: 0,
             cpu: Duration::ZERO,
             reaped: Duration::ZERO,
+            storm: false,
             next: Instant::now() + FIRST,
             step: FIRST,
             tick,
         }
     }
 
-    /// Looks once. Gives the limit passed, if one was, and zombies that the slot should reap.
-    pub(super) fn look(&mut self, slot: i32, leader: i32) -> (Option<Breach>, Vec<i32>) {
-        self.step = (self.step * 2).min(USUAL);
+    /// Orphans were reaped during the run.
+    pub(super) fn reaped(&mut self, number: u32, theirs: Duration) {
+        self.reaped += theirs;
+        self.storm = number > if self.storm { CALM } else { STORM };
+        if self.storm {
+            self.step = FIRST;
+            self.next = self.next.min(Instant::now() + FIRST);
+        }
+    }
+
+    /// Looks once. Gives the limit passed, if one was, and how many zombies the slot should reap.
+    pub(super) fn look(&mut self, slot: i32, leader: i32) -> (Option<Breach>, usize) {
+        self.step = if self.storm { FIRST } else { (self.step * 2).min(USUAL) };
         self.next = Instant::now() + self.step;
         if let Some(stat) = tree::stat(slot).filter(Stat::is_stopped)
             && let Some(fd) = tree::open(slot, stat.start)
@@ -115,8 +133,7 @@ impl Watch {
         let zombies = all
             .iter()
             .filter(|(pid, stat)| stat.is_dead() && stat.parent == slot && *pid != leader)
-            .map(|(pid, _)| *pid)
-            .collect();
+            .count();
         (judge(&self.limits, seen), zombies)
     }
 

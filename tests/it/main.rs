@@ -7,6 +7,7 @@
 mod allow_list;
 mod cli;
 mod cron;
+mod escapes;
 mod experiments;
 mod f5;
 mod failures;

@@ -5,6 +5,7 @@ mod bench;
 mod executor;
 mod proxy;
 mod redis_server;
+mod user;
 
 use std::time::{Duration, Instant};
 
