@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint fmt bench demo setup redis
+.PHONY: help build run test escapes soak lint fmt bench demo setup redis
 
 BIN := .venv/bin
 PYTHON_SOURCES := python_shim/executor_shim tasks tools scripts/demo.py
@@ -23,6 +23,9 @@ test: setup redis ## all tests, Rust and Python, against a real Redis and a real
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run && cargo test --doc; else cargo test; fi
 	$(BIN)/pytest -c python_shim/pyproject.toml python_shim/executor_shim/tests
 	$(BIN)/pytest -q -p no:cacheprovider tests/python
+
+escapes: setup redis ## the escape zoo and the floods in full, ROUNDS=100 times (half an hour)
+	ESCAPES_ROUNDS=$(or $(ROUNDS),100) cargo test --release --test it -- --nocapture --test-threads 5 escapes:: floods::
 
 lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
 	cargo fmt --check

@@ -4,6 +4,7 @@
 
 mod attempt;
 mod ending;
+mod guard;
 mod interpreter;
 mod keeper;
 mod output;
@@ -152,6 +153,7 @@ struct Setup {
     config: String,
     shim: PathBuf,
     constant: spawn::Constant,
+    guard: guard::Guard,
     /// One clock tick of `/proc`.
     tick: Duration,
 }
@@ -318,7 +320,9 @@ impl Setup {
         let shim = shim::write(dir).map_err(system("write the shim"))?;
         let ticks =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+        let guard = guard::Guard::start(&options.launcher).map_err(system("start the guard"))?;
         let setup = Self {
+            guard,
             executable: probe.executable.clone(),
             config: probe.config(&options, &shim),
             constant: spawn::Constant {

@@ -109,6 +109,7 @@ impl Slot {
         let born = spawn::slot(command)?;
         let pid = spawn::pid_of(&born.child);
         past::remember(&setup.options.runtime_dir, pid)?;
+        setup.guard.tell(pid);
         let pidfd = pidfd_open(Pid::from_child(&born.child), PidfdFlags::NONBLOCK)?;
         let mut log = tokio::net::unix::pipe::Receiver::from_owned_fd(born.log)?;
         tokio::spawn(async move {

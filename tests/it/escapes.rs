@@ -19,7 +19,7 @@ const FREE_WITHIN: f64 = 1.0;
 /// Between two looks: the machine is busy enough.
 const POLL: Duration = Duration::from_millis(20);
 /// Escapes at once; the neighbour has one slot more.
-const AT_ONCE: usize = 5;
+const AT_ONCE: usize = 8;
 
 /// How a run's own process ends once its escapees are in place, and so what must be said of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +53,18 @@ const ZOO: &[Escape] = &[
     escape("daemon", &[Hang, Return]),
     escape("nohup", &[Hang, Return]),
     escape("background_group", &[Hang]),
-    escape("fork_chain", &[Hang, Return]),
     escape("clone_parent", &[Hang, Return]),
     escape("subreaper", &[Hang, Return]),
     escape("scrubbed_environment", &[Hang]),
+    escape("fork_chain", &[Hang, Return]),
     escape("renamed", &[Hang]),
-    escape("fast_fork_chain", &[Hang, Return]),
     escape("spawned", &[Hang, Return]),
     escape("threads_that_fork", &[Hang, Return]),
     escape("without_main_thread", &[Hang, Return]),
     escape("own_pid_namespace", &[Hang, Return]),
     escape("ignores_sigterm", &[Hang]),
     escape("blocks_signals", &[Hang, Return]),
+    escape("fast_fork_chain", &[Hang, Return]),
     escape("stops_itself", &[Hang, Return]),
     escape("stops_slot", &[Hang, Return]),
     escape("stops_slot_for_ever", &[Hang, Return]),
@@ -72,10 +72,10 @@ const ZOO: &[Escape] = &[
     escape("holds_stdout", &[Hang, Return]),
     escape("traces_child", &[Hang, Return]),
     escape("traces_run", &[Hang, Return]),
+    escape("bomb_without_slot", &[Killed]),
     escape("traces_slot", &[Hang, Return]),
     escape("leader_leaves", &[Leave]),
     escape("kills_slot", &[Killed]),
-    escape("bomb_without_slot", &[Killed]),
     Escape { name: "kills_ancestors", ends: &[Killed], only_scoped: true },
     Escape { name: "kills_everyone", ends: &[Killed], only_scoped: true },
 ];
@@ -100,7 +100,7 @@ fn nothing_escapes_a_forked_run_of_an_ordinary_user() {
     println!("{}", zoo("forkserver, ordinary user", of_user("forkserver")));
 }
 
-const SETTINGS: [(&str, &str); 2] = [("CONCURRENCY", "6"), ("KILL_GRACE", "150ms")];
+const SETTINGS: [(&str, &str); 2] = [("CONCURRENCY", "9"), ("KILL_GRACE", "150ms")];
 
 fn bench(method: &str) -> Bench {
     let mut bench = Bench::new(method, &SETTINGS);
@@ -147,7 +147,7 @@ fn zoo(title: &str, mut bench: Bench) -> String {
     )
 }
 
-/// Every escape with every end; first ends first, so that no two storms meet in a batch.
+/// Every escape with every end; first ends first. The table is such that few storms meet in a batch.
 fn cases(scoped: bool) -> Vec<(&'static Escape, End)> {
     let allowed = || ZOO.iter().filter(|escape| scoped || !escape.only_scoped);
     (0..2)
@@ -367,14 +367,10 @@ fn nothing_outlives_an_executor_that_is_killed() {
 }
 
 fn outlive(title: &str, mut bench: Bench) -> String {
-    // Whoever holds the slot with a debugger while the executor is killed is out of reach until the next start.
-    let hanging: Vec<&Escape> = ZOO
-        .iter()
-        .filter(|escape| escape.ends.contains(&Hang) && escape.name != "traces_slot")
-        .collect();
+    let hanging: Vec<&Escape> = ZOO.iter().filter(|escape| escape.ends.contains(&Hang)).collect();
     let mut worst = Duration::ZERO;
     for round in 0..rounds().div_ceil(3) {
-        for (number, batch) in hanging.chunks(AT_ONCE + 1).enumerate() {
+        for (number, batch) in hanging.chunks(AT_ONCE).enumerate() {
             bench.executor.serve();
             let batch: Vec<Try> = batch
                 .iter()
