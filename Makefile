@@ -25,7 +25,7 @@ test: setup redis ## all tests, Rust and Python, against a real Redis and a real
 	$(BIN)/pytest -q -p no:cacheprovider tests/python
 
 escapes: setup redis ## the escape zoo and the floods in full, ROUNDS=100 times (half an hour)
-	ESCAPES_ROUNDS=$(or $(ROUNDS),100) cargo test --release --test it -- --nocapture --test-threads 5 escapes:: floods::
+	ESCAPES_ROUNDS=$(or $(ROUNDS),100) FLOOD_MB=$(or $(FLOOD_MB),1024) cargo test --release --test it -- --nocapture --test-threads 5 escapes:: floods::
 
 lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
 	cargo fmt --check

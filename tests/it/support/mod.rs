@@ -2,6 +2,7 @@
 //! luck: everything waits for a named thing with a deadline.
 
 mod bench;
+mod drained;
 mod executor;
 mod proxy;
 mod redis_server;
@@ -10,6 +11,7 @@ mod user;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
+pub(crate) use drained::{Drained, status};
 pub(crate) use executor::{Executor, Row, fixtures};
 pub(crate) use proxy::Proxy;
 pub(crate) use redis_server::RedisServer;
