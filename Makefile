@@ -24,8 +24,12 @@ test: setup redis ## all tests, Rust and Python, against a real Redis and a real
 	$(BIN)/pytest -c python_shim/pyproject.toml python_shim/executor_shim/tests
 	$(BIN)/pytest -q -p no:cacheprovider tests/python
 
-escapes: setup redis ## the escape zoo and the floods in full, ROUNDS=100 times (half an hour)
-	ESCAPES_ROUNDS=$(or $(ROUNDS),100) FLOOD_MB=$(or $(FLOOD_MB),1024) cargo test --release --test it -- --nocapture --test-threads 5 escapes:: floods::
+escapes: build setup redis ## the escape zoo and the floods in full, ROUNDS=100 times, on the release build
+	EXECUTOR_BINARY=$(CURDIR)/target/release/executor ESCAPES_ROUNDS=$(or $(ROUNDS),100) FLOOD_MB=$(or $(FLOOD_MB),1024) \
+		cargo test --test it -- --nocapture --test-threads 5 escapes:: floods::
+
+soak: build setup redis ## every kind of run mixed, RUNS=100000 of them, and nothing that grows, on the release build
+	EXECUTOR_BINARY=$(CURDIR)/target/release/executor SOAK_RUNS=$(or $(RUNS),100000) cargo test --test it -- --nocapture soak::
 
 lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
 	cargo fmt --check

@@ -24,6 +24,7 @@ const KILL_AFTER: Duration = Duration::from_secs(1);
 /// How long the guard goes on.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
+const LONG_PAUSE: Duration = Duration::from_millis(100);
 
 /// Our side of it. Dropping it ends it.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ pub(super) fn watch() -> io::Result<()> {
         for (pid, start) in slots.iter().filter(|_| waited > HELP_AFTER) {
             help(*pid, *start, waited);
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(if waited > KILL_AFTER { LONG_PAUSE } else { PAUSE });
     }
     Ok(())
 }

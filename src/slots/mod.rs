@@ -217,6 +217,11 @@ impl Slots {
         &self.shared.tier
     }
 
+    /// How many slots are set aside: replaced, but not yet ended, as something under them does not die.
+    pub fn set_aside(&self) -> usize {
+        slot::set_aside()
+    }
+
     /// Makes one attempt: waits for a free slot (the caller keeps to the number of slots), runs,
     /// ends the whole tree, reports. `started` is told the pid once. Never fails: what goes wrong
     /// is an outcome.

@@ -21,6 +21,7 @@ mod outage;
 mod output;
 mod python;
 mod queue;
+mod set_aside;
 mod shutdown;
 mod slots;
 mod soak;
