@@ -110,6 +110,20 @@ pub(super) fn memory(pid: i32) -> Memory {
     slurp(format!("/proc/{pid}/status")).map(|text| parse_memory(&text)).unwrap_or_default()
 }
 
+/// Anonymous and shared memory of a process in which every page counts once, divided among those that share
+/// it, as forked processes do. Dearer than [`memory`]. `None` if the kernel does not tell.
+pub(super) fn shared_out(pid: i32) -> Option<u64> {
+    parse_shared_out(&slurp(format!("/proc/{pid}/smaps_rollup")).ok()?)
+}
+
+fn parse_shared_out(text: &str) -> Option<u64> {
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((of("Pss_Anon:")? + of("Pss_Shmem:")?) * 1024)
+}
+
 /// Whether a process still has a handler for this signal.
 pub(super) fn handles(pid: i32, signal: i32) -> bool {
     let Ok(text) = slurp(format!("/proc/{pid}/status")) else { return false };
@@ -358,6 +372,13 @@ mod tests {
             parse_memory(text),
             Memory { anonymous: 12 * 1024, peak: 900 * 1024, data: 5 * 1024 }
         );
+    }
+
+    #[test]
+    fn shared_memory_is_told_or_it_is_not() {
+        let text = "Rss: 9 kB\nPss: 7 kB\nPss_Anon:   5 kB\nPss_File: 1 kB\nPss_Shmem: 1 kB\n";
+        assert_eq!(parse_shared_out(text), Some(6 * 1024));
+        assert_eq!(parse_shared_out("Rss: 9 kB\nPss: 7 kB\n"), None);
     }
 
     #[test]

@@ -18,6 +18,9 @@ const STORM: u32 = 64;
 /// So few, that it is over.
 const CALM: u32 = 4;
 
+/// The largest tree whose memory is taken exactly: it is looked at on a thread that others wait for.
+const LOOKED_AT_CLOSELY: usize = 256;
+
 /// What a process had before its request came.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Baseline {
@@ -120,11 +123,11 @@ impl Watch {
         }
         let all = tree::descendants(slot);
         let alive = all.iter().filter(|(_, stat)| !stat.is_dead());
-        let memory: u64 = alive.clone().map(|(pid, _)| tree::memory(*pid).anonymous).sum();
+        let memory = self.memory(&alive.clone().map(|(pid, _)| *pid).collect::<Vec<_>>());
         let ticks: u64 = all.iter().map(|(_, stat)| stat.own_ticks + stat.reaped_ticks).sum();
         let cpu = self.tick * u32::try_from(ticks).unwrap_or(u32::MAX) + self.reaped;
         let seen = Seen {
-            memory: memory.saturating_sub(self.baseline.inherited),
+            memory,
             cpu: cpu.saturating_sub(self.baseline.cpu),
             processes: alive.count() as u64,
         };
@@ -135,6 +138,20 @@ impl Watch {
             .filter(|(pid, stat)| stat.is_dead() && stat.parent == slot && *pid != leader)
             .count();
         (judge(&self.limits, seen), zombies)
+    }
+
+    /// Memory of these processes without what was inherited. Their plain sum counts what forked processes
+    /// share once for each; before that breaks the limit it is taken more exactly, which costs more.
+    fn memory(&self, pids: &[i32]) -> u64 {
+        let own = |sum: u64| sum.saturating_sub(self.baseline.inherited);
+        let plain = own(pids.iter().map(|pid| tree::memory(*pid).anonymous).sum());
+        let over = self.limits.memory_bytes.is_some_and(|limit| plain > limit);
+        if !over || !(2..=LOOKED_AT_CLOSELY).contains(&pids.len()) {
+            return plain;
+        }
+        let exact =
+            |pid: &i32| tree::shared_out(*pid).unwrap_or_else(|| tree::memory(*pid).anonymous);
+        own(pids.iter().map(exact).sum())
     }
 
     /// The peak of the tree, where no look came in time: from the leader's own account.

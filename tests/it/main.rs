@@ -17,6 +17,7 @@ mod identity;
 mod isolation;
 mod jobs;
 mod layering;
+mod limits;
 mod outage;
 mod output;
 mod python;
