@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use super::{Setup, past, spawn, tree};
 
 /// How long a slot may take to answer before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same in the midst of a run, whose deadline must not wait for it.
-const PATIENCE_OF_RUN: Duration = Duration::from_secs(1);
+/// The same in the midst of a run, whose deadline must not wait for it, and where there is another way.
+const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 /// How long it may take before we see to it that it is not stopped.
 const NUDGE: Duration = Duration::from_millis(200);
 
@@ -89,8 +89,8 @@ pub(super) struct Slot {
     pub(super) pidfd: AsyncFd<OwnedFd>,
     pub(super) ctl: OwnedFd,
     parked: Option<Process>,
-    /// It owes an answer, so that the next one read would be for another order.
-    silent: AtomicBool,
+    /// Answers it owes to orders that were given up: those come first when it speaks again.
+    owed: AtomicU32,
     go: Option<AsyncFd<OwnedFd>>,
     child: Option<Child>,
 }
@@ -129,7 +129,7 @@ impl Slot {
             pidfd: spawn::watched(pidfd)?,
             ctl: born.ctl,
             parked: None,
-            silent: AtomicBool::new(false),
+            owed: AtomicU32::new(0),
             go: Some(spawn::watched(born.go)?),
             child: Some(born.child),
         })
@@ -138,9 +138,6 @@ impl Slot {
     /// One message, one answer.
     async fn order(&self, message: &[u8], patience: Duration) -> Result<Vec<u8>, SlotError> {
         let go = self.go.as_ref().ok_or(SlotError::Gone)?;
-        if self.silent.load(Ordering::Relaxed) {
-            return Err(SlotError::Silent);
-        }
         spawn::send(go.get_ref(), message, &[]).map_err(|_| SlotError::Gone)?;
         let mut answer = [0; 512];
         let asked = Instant::now();
@@ -148,7 +145,7 @@ impl Slot {
             let Ok(ready) = tokio::time::timeout(NUDGE, go.readable()).await else {
                 tree::signal(self.pidfd.get_ref(), Signal::CONT);
                 if asked.elapsed() > patience {
-                    self.silent.store(true, Ordering::Relaxed);
+                    self.owed.fetch_add(1, Ordering::Relaxed);
                     return Err(SlotError::Silent);
                 }
                 continue;
@@ -156,11 +153,19 @@ impl Slot {
             drop(ready?);
             match read_ready(go, &mut answer) {
                 Ok(0) => return Err(SlotError::Gone),
+                Ok(_) if self.owes() => {
+                    self.owed.fetch_sub(1, Ordering::Relaxed);
+                }
                 Ok(n) => return Ok(answer[..n].to_vec()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(SlotError::Gone),
             }
         }
+    }
+
+    /// Whether it was silent when last asked. What can do without it need not wait for it again.
+    fn owes(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) > 0
     }
 
     /// A new process for a run, which waits for its request.
@@ -193,9 +198,12 @@ impl Slot {
 
     /// Reaps every zombie but `leader` while its run goes on; their number and time.
     pub(super) async fn reap_others(&self, leader: i32) -> Result<(u32, Duration), SlotError> {
+        if self.owes() {
+            return Err(SlotError::Silent);
+        }
         let mut message = vec![b'o'];
         message.extend_from_slice(&leader.to_le_bytes());
-        let answer = self.order(&message, PATIENCE_OF_RUN).await?;
+        let answer = self.order(&message, SHORT_PATIENCE).await?;
         let reaped = parse_reaped(&answer).ok_or(SlotError::Silent)?;
         Ok((reaped.others, reaped.theirs))
     }
@@ -203,7 +211,10 @@ impl Slot {
     /// Has the slot kill everything under it in one call, against which no fork and no new session helps.
     /// False if signals are not scoped here: then the slot has done nothing.
     pub(super) async fn kill_all(&self) -> Result<bool, SlotError> {
-        Ok(self.order(b"k", PATIENCE_OF_RUN).await? == b"K1")
+        if self.owes() {
+            return Ok(false);
+        }
+        Ok(self.order(b"k", SHORT_PATIENCE).await? == b"K1")
     }
 
     /// A process for a run: the parked one if it is well, else a new one.
