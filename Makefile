@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build run test fuzz chaos lint fmt bench demo setup redis
+.PHONY: help build run test fuzz chaos escapes soak lint fmt bench demo setup redis
 
 BIN := .venv/bin
 PYTHON_SOURCES := python_shim/executor_shim tasks tools scripts/demo.py
@@ -37,6 +37,13 @@ CHAOS := CHAOS_ROUNDS=$(ROUNDS) CHAOS_SEED=$(SEED) cargo test --release --test c
 chaos: redis ## kill, drop, restart and stall under load, for long (ROUNDS=1000 SEED=1, MODE= one alone); docs/reliability.md
 	$(if $(filter failpoints,$(MODE)),,$(CHAOS) -- --nocapture --test-threads=1 $(MODE))
 	$(if $(filter-out failpoints,$(MODE)),,$(CHAOS) --features failpoints -- --nocapture failpoints)
+
+escapes: build setup redis ## the escape zoo and the floods in full, ROUNDS=100 times, on the release build
+	EXECUTOR_BINARY=$(CURDIR)/target/release/executor ESCAPES_ROUNDS=$(or $(ROUNDS),100) FLOOD_MB=$(or $(FLOOD_MB),1024) \
+		cargo test --test it -- --nocapture --test-threads 5 escapes:: floods::
+
+soak: build setup redis ## every kind of run mixed, RUNS=100000 of them, and nothing that grows, on the release build
+	EXECUTOR_BINARY=$(CURDIR)/target/release/executor SOAK_RUNS=$(or $(RUNS),100000) cargo test --test it -- --nocapture soak::
 
 lint: setup ## formatting, clippy, ruff, mypy --strict, shell syntax, the systemd unit
 	cargo fmt --check

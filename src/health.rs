@@ -51,6 +51,7 @@ pub struct Health {
     publish_fault: Mutex<Option<String>>,
     draining: AtomicBool,
     running: AtomicUsize,
+    slots_aside: AtomicUsize,
     /// Milliseconds after `begun`.
     last_tick: AtomicU64,
     metrics: Metrics,
@@ -69,6 +70,7 @@ impl Health {
             publish_fault: Mutex::new(None),
             draining: AtomicBool::new(false),
             running: AtomicUsize::new(0),
+            slots_aside: AtomicUsize::new(0),
             last_tick: AtomicU64::new(0),
             metrics,
         })
@@ -143,6 +145,17 @@ impl Health {
         self.metrics.running.set(i64::try_from(running).unwrap_or(i64::MAX));
     }
 
+    /// So many slots are set aside: replaced, but something under them does not die.
+    pub fn set_slots_aside(&self, slots: usize) {
+        self.slots_aside.store(slots, Ordering::Relaxed);
+        self.metrics.slots_set_aside.set(i64::try_from(slots).unwrap_or(i64::MAX));
+    }
+
+    /// How many slots are set aside.
+    pub fn slots_aside(&self) -> usize {
+        self.slots_aside.load(Ordering::Relaxed)
+    }
+
     /// How many attempts run.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
@@ -184,6 +197,7 @@ const ERROR_TYPES: usize = 100;
 pub struct Metrics {
     registry: Registry,
     slots: Gauge,
+    slots_set_aside: Gauge,
     running: Gauge,
     redis_up: Gauge,
     waiting: Gauge,
@@ -216,6 +230,8 @@ impl Metrics {
             gauge
         };
         let slots = gauge(r, "slots", "Attempts that can run at once");
+        let slots_set_aside =
+            gauge(r, "slots_set_aside", "Slots replaced as something under them does not die");
         let running = gauge(r, "running", "Attempts running");
         let redis_up = gauge(r, "redis_up", "Whether Redis answers");
         let waiting = gauge(r, "waiting", "Jobs waiting in the ledger");
@@ -236,6 +252,7 @@ impl Metrics {
         Self {
             registry,
             slots,
+            slots_set_aside,
             running,
             redis_up,
             waiting,

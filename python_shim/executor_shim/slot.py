@@ -1,6 +1,6 @@
 """A slot: a process that only forks and reaps; the executor decides everything (docs/design/slots.md).
 
-Started by the launcher as `python -I -S -u -X utf8 slot.py CONFIG`, already a sub-reaper in its own session. On 0 the
+Started by the launcher as `python -I -S -u -X utf8 slot.py CONFIG SCOPE`, a sub-reaper in its own session. On 0 the
 control socket `go` (which is the lifeline, too), on 1 the request socket `ctl`, on 2 the log. Must not run code of
 users, and must stay lean: every module loaded here is paid for by every fork.
 """
@@ -10,7 +10,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` itself would bring 
 import posix
 import resource  # noqa: F401  # `wait4` would load it at the first run's end
 import sys
-from posix import fork, read, wait4, write
+from posix import P_ALL, WEXITED, WNOHANG, WNOWAIT, fork, read, wait4, waitid, write
 from time import sleep
 
 TYPE_CHECKING = False
@@ -98,6 +98,33 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
     return birth
 
 
+def is_scoped() -> bool:
+    """Whether signals of this slot reach its own runs and nobody else, by the launcher's word and by a trial.
+
+    If this were wrong, `kill_all` would kill whatever this user can kill.
+    """
+    if sys.argv[2:] != ["scoped"]:
+        return False
+    try:
+        posix.kill(posix.getppid(), 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def kill_all(scoped: bool) -> bytes:
+    """Kill everything under this slot in one call: the kernel lets no fork slip past it."""
+    if not scoped:
+        return b"K0"
+    try:
+        posix.kill(-1, _signal.SIGKILL)
+    except OSError:
+        pass  # nobody there
+    return b"K1"
+
+
 def reap(leader: int) -> bytes:
     """Take the leader's status, then those of all other zombies.
 
@@ -132,17 +159,22 @@ def reap(leader: int) -> bytes:
     )
 
 
-def reap_some(message: bytes) -> bytes:
-    """Take the statuses of the zombies named, during a run; answers their number and time as `reap` does."""
+def reap_others(leader: int) -> bytes:
+    """Take the statuses of zombies during a run, but not the leader's; answers their number and time as `reap` does.
+
+    Each is looked at before it is taken. Once the leader is met dead the run is over, and the rest can wait.
+    """
     others = theirs = 0
-    for at in range(1, len(message), 4):
-        try:
-            pid, _, usage = wait4(int.from_bytes(message[at : at + 4], "little"), 1)
-        except ChildProcessError:
-            continue
-        if pid:
+    try:
+        for _ in range(10000):
+            seen = waitid(P_ALL, 0, WEXITED | WNOHANG | WNOWAIT)
+            if seen is None or seen.si_pid == leader:
+                break
+            _, _, usage = wait4(seen.si_pid, WNOHANG)
             others += 1
             theirs += int((usage[0] + usage[1]) * 1000000)
+    except ChildProcessError:
+        pass
     return b"R" + b"\xff" * 4 + bytes(16) + others.to_bytes(4, "little") + theirs.to_bytes(8, "little") + b"\x01"
 
 
@@ -189,9 +221,11 @@ def signal_all(pids: "Iterable[int]", number: int) -> None:
             pass
 
 
-def end_everything() -> None:
+def end_everything(scoped: bool) -> None:
     """The lifeline broke: freeze and kill all that is under this slot, until nothing is left to wait for."""
+    pause = 0.001
     while True:
+        kill_all(scoped)
         frozen: set[int] = set()
         for _ in range(1000):
             fresh = [pid for pid in descendants() if pid not in frozen]
@@ -205,10 +239,11 @@ def end_everything() -> None:
                 pass
         except ChildProcessError:
             return
-        sleep(0.001)
+        sleep(pause)
+        pause = min(pause * 1.1, 0.1)  # what does not die at once waits for a device
 
 
-def serve(go: int, birth: "Callable[[], int]") -> "NoReturn":
+def serve(go: int, birth: "Callable[[], int]", scoped: bool) -> "NoReturn":
     """One message, one act, one answer, until the executor is gone."""
     while True:
         try:
@@ -224,9 +259,11 @@ def serve(go: int, birth: "Callable[[], int]") -> "NoReturn":
             except OSError as error:
                 answer = b"E" + str(error).encode()
         elif kind == b"o":
-            answer = reap_some(message)
+            answer = reap_others(int.from_bytes(message[1:5], "little"))
+        elif kind == b"k":
+            answer = kill_all(scoped)
         else:
-            end_everything()
+            end_everything(scoped)
             posix._exit(0)
         try:
             write(go, answer)
@@ -238,9 +275,10 @@ def main() -> "NoReturn":
     """Make ready, then serve."""
     text = sys.argv[1]
     config = parse(text)
+    scoped = is_scoped()
     go, ctl = own_descriptors()
     birth = forker(config, go, ctl) if config["start_method"] == "forkserver" else spawner(config, text, ctl)
-    serve(go, birth)
+    serve(go, birth, scoped)
 
 
 main()

@@ -278,6 +278,7 @@ impl Dispatcher {
             let action = self.state.handle(event, Instant::now());
             self.flow.health.loop_tick();
             self.flow.health.set_running(self.state.running.len());
+            self.flow.health.set_slots_aside(self.flow.slots.set_aside());
             match action {
                 Action::None => {}
                 Action::Start(claim, stop) => {

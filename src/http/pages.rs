@@ -56,6 +56,7 @@ async fn healthz(sources: &Sources) -> Page {
         "isolation": facts.tier,
         "running": health.running(),
         "slots": facts.slots,
+        "slots_set_aside": health.slots_aside(),
     });
     page(code, JSON, format!("{body}\n"))
 }

@@ -271,15 +271,23 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// One look at the tree. In a storm its zombies go first, so that there is little to look at.
     async fn look(&mut self) {
+        if self.watch.storm {
+            self.reap_others().await;
+        }
         let (breach, zombies) = self.watch.look(self.slot.pid, self.process.pid);
-        if !zombies.is_empty()
-            && let Ok(theirs) = self.slot.reap_some(&zombies).await
-        {
-            self.watch.reaped += theirs;
+        if zombies > 0 {
+            self.reap_others().await;
         }
         if let Some(breach) = breach {
             self.end(Ended::Limit(breach), self.setup.options.kill_grace).await;
+        }
+    }
+
+    async fn reap_others(&mut self) {
+        if let Ok((others, theirs)) = self.slot.reap_others(self.process.pid).await {
+            self.watch.reaped(others, theirs);
         }
     }
 

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::slot::{Process, Reaped, Slot};
 use super::tree;
 use crate::outcome::Exit;
@@ -47,9 +49,10 @@ pub(super) async fn clear(slot: &Slot, process: &Process, over: Over) -> (Remain
     let mut over = over;
     if over == Over::Kill {
         tree::stop_group(process.pid);
+        kill_at_once(slot, &mut killed).await;
     }
     while over == Over::Kill {
-        tree::freeze_and_kill(slot.pid, &mut killed);
+        pass(slot, &mut killed).await;
         tokio::select! {
             ready = process.pidfd.readable() => { drop(ready); over = Over::Exited; }
             ready = slot.pidfd.readable() => { drop(ready); over = Over::SlotLost; }
@@ -59,25 +62,47 @@ pub(super) async fn clear(slot: &Slot, process: &Process, over: Over) -> (Remain
             break;
         }
     }
-    let swept =
-        if over == Over::Exited { sweep(slot, process, begun, &mut killed).await } else { None };
-    let survivors = killed.beside(process.pid);
-    if let Some((reaped, theirs)) = swept {
-        let remains = Remains {
-            exit: reaped.status.map(exit_of),
-            leader_peak: reaped.peak,
-            cpu: Some(reaped.used + theirs),
-            survivors,
-        };
-        let health = if reaped.left { Health::Spoilt } else { Health::Clean };
-        return (remains, health);
+    if over == Over::Exited {
+        if let Some((reaped, theirs)) = sweep(slot, process, begun, &mut killed).await {
+            let remains = Remains {
+                exit: reaped.status.map(exit_of),
+                leader_peak: reaped.peak,
+                cpu: Some(reaped.used + theirs),
+                survivors: killed.beside(process.pid),
+            };
+            let health = if reaped.left { Health::Spoilt } else { Health::Clean };
+            return (remains, health);
+        }
+        end_silent(slot, begun, &mut killed).await;
     }
     let escaped = tokio::task::spawn_blocking(tree::end_escapees).await.unwrap_or(0);
-    let survivors = survivors + escaped.saturating_sub(1);
+    let survivors = killed.beside(process.pid) + escaped.saturating_sub(1);
     (Remains { survivors, ..Remains::default() }, Health::Spoilt)
 }
 
-/// The leader is dead: reaps it, then kills and reaps until nothing is left. `None`: the slot is gone.
+/// The whole tree in one call, if signals are scoped and the slot is able to. False: passes must do it.
+async fn kill_at_once(slot: &Slot, killed: &mut tree::Killed) -> bool {
+    if tree::stat(slot.pid).is_none_or(|stat| stat.is_dead() || stat.is_stopped()) {
+        return false;
+    }
+    tree::count_living(slot.pid, killed);
+    slot.kill_all().await.unwrap_or(false)
+}
+
+/// One pass over all under a slot, off the runtime's own thread. True if anything alive was found.
+async fn pass(slot: &Slot, killed: &mut tree::Killed) -> bool {
+    let (root, mut so_far) = (slot.pid, std::mem::take(killed));
+    let swept = tokio::task::spawn_blocking(move || {
+        let found = tree::freeze_and_kill(root, &mut so_far);
+        (found, so_far)
+    });
+    let (found, so_far) = swept.await.unwrap_or_default();
+    *killed = so_far;
+    found
+}
+
+/// The leader is dead: reaps it, then kills and reaps until nothing is left. `None`: the slot is gone, or
+/// does not answer.
 async fn sweep(
     slot: &Slot,
     process: &Process,
@@ -86,23 +111,39 @@ async fn sweep(
 ) -> Option<(Reaped, Duration)> {
     // Who was left behind is known before the number of the leader is given free.
     let mut left = tree::has_children_beside(slot.pid, process.pid);
-    if left {
-        tree::freeze_and_kill(slot.pid, killed);
+    if left && !kill_at_once(slot, killed).await {
+        pass(slot, killed).await;
     }
     let mut leader = slot.reap(process.pid).await.ok()?;
     let mut theirs = leader.theirs;
     left |= leader.left;
     while left && begun.elapsed() < SWEEP_PATIENCE {
-        tree::freeze_and_kill(slot.pid, killed);
-        let more = slot.reap(0).await.ok()?;
+        pass(slot, killed).await;
+        // While a process that is being killed traces the leader, it is not the slot's to reap.
+        let unseen = leader.status.is_none();
+        let more = slot.reap(if unseen { process.pid } else { 0 }).await.ok()?;
         theirs += more.theirs;
         left = more.left;
+        if unseen {
+            leader = Reaped { theirs: leader.theirs, ..more };
+        }
         if left {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     leader.left = left;
     Some((leader, theirs))
+}
+
+/// A slot that does not answer is ended, once nothing under it lives: what is left of it falls to us.
+async fn end_silent(slot: &Slot, begun: Instant, killed: &mut tree::Killed) {
+    while tree::stat(slot.pid).is_some_and(|stat| !stat.is_dead())
+        && pass(slot, killed).await
+        && begun.elapsed() < SWEEP_PATIENCE
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tree::signal(slot.pidfd.get_ref(), Signal::KILL);
 }
 
 fn exit_of(status: i32) -> Exit {

@@ -12,6 +12,9 @@ use super::slot::{Process, Slot, SlotError};
 
 /// How long a run may wait for a process before it is given back as not started.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long slots may take to end at the close.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+const END_LOOK: Duration = Duration::from_millis(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -124,9 +127,11 @@ impl Keeper {
         let Held { idle, spares } = std::mem::take(&mut *self.held());
         let ends: Vec<_> =
             idle.into_iter().flatten().chain(spares).filter_map(Slot::retire).collect();
-        let _ =
-            tokio::task::spawn_blocking(move || ends.into_iter().for_each(|end| drop(end.join())))
-                .await;
+        // A slot under which something does not die is not waited for: it ends itself when it can.
+        let until = Instant::now() + END_PATIENCE;
+        while ends.iter().any(|end| !end.is_finished()) && Instant::now() < until {
+            tokio::time::sleep(END_LOOK).await;
+        }
     }
 }
 

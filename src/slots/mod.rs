@@ -4,6 +4,7 @@
 
 mod attempt;
 mod ending;
+mod guard;
 mod interpreter;
 mod keeper;
 mod marks;
@@ -162,6 +163,7 @@ struct Setup {
     shim: PathBuf,
     tmpdirs: TmpDirs,
     constant: spawn::Constant,
+    guard: guard::Guard,
     /// One clock tick of `/proc`.
     tick: Duration,
 }
@@ -226,6 +228,11 @@ impl Slots {
     /// The isolation in force.
     pub fn tier(&self) -> &Tier {
         &self.shared.tier
+    }
+
+    /// How many slots are set aside: replaced, but not yet ended, as something under them does not die.
+    pub fn set_aside(&self) -> usize {
+        slot::set_aside()
     }
 
     /// Makes one attempt: waits for a free slot (the caller keeps to the number of slots), runs,
@@ -374,7 +381,9 @@ impl Setup {
         let ticks =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
         let learned = dir.join("learned-modules");
+        let guard = guard::Guard::start(&options.launcher).map_err(system("start the guard"))?;
         let setup = Self {
+            guard,
             executable: probe.executable.clone(),
             config: probe.config(&options, &shim),
             preload: Preload::new(&options.preload, options.start_method, learned),

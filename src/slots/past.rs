@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use super::tree;
 
@@ -35,10 +35,15 @@ pub(super) enum Kind {
 
 /// Remembers a process by its pid and the time of its start, which name it for good.
 pub(super) fn remember(runtime_dir: &Path, pid: i32, kind: Kind) -> io::Result<()> {
-    let start = tree::stat(pid).map_or(0, |stat| stat.start);
     let mut file = OpenOptions::new().create(true).append(true).open(list(runtime_dir))?;
     let word = if kind == Kind::Asked { ASKED } else { "" };
-    writeln!(file, "{pid} {start}{word}")
+    writeln!(file, "{}{word}", line_of(pid))
+}
+
+/// A process as a line without its end: its pid and its start time.
+pub(super) fn line_of(pid: i32) -> String {
+    let start = tree::stat(pid).map_or(0, |stat| stat.start);
+    format!("{pid} {start}")
 }
 
 /// Waits until every slot remembered is gone, and forgets them. One that does not end is killed; an
@@ -54,7 +59,7 @@ pub(super) fn wait(runtime_dir: &Path) -> io::Result<()> {
         let (slot, asked) = line.strip_suffix(ASKED).map_or((line, false), |line| (line, true));
         let Some((pid, start)) = read_line(slot) else { continue };
         if asked {
-            kill(pid, start);
+            end(pid, start);
             continue;
         }
         while is_alive(pid, start) && Instant::now() < until {
@@ -62,29 +67,31 @@ pub(super) fn wait(runtime_dir: &Path) -> io::Result<()> {
         }
         if is_alive(pid, start) {
             tracing::warn!(event = "old_slot_killed", pid, "a slot of a past life did not end");
-            kill(pid, start);
+            end(pid, start);
         }
     }
     fs::remove_file(path)
 }
 
-fn read_line(line: &str) -> Option<(i32, u64)> {
+pub(super) fn read_line(line: &str) -> Option<(i32, u64)> {
     let (pid, start) = line.split_once(' ')?;
     Some((pid.parse().ok()?, start.parse().ok()?))
 }
 
-fn is_alive(pid: i32, start: u64) -> bool {
+pub(super) fn is_alive(pid: i32, start: u64) -> bool {
     tree::stat(pid).is_some_and(|stat| stat.start == start && !stat.is_dead())
 }
 
-/// By pidfd, looked at again once it is open: the number may have passed to another process.
-fn kill(pid: i32, start: u64) {
-    let Some(number) = Pid::from_raw(pid) else { return };
-    if let Ok(fd) = pidfd_open(number, PidfdFlags::empty())
-        && is_alive(pid, start)
+/// Kills all under it, then itself: its orphans would be nobody's.
+fn end(pid: i32, start: u64) {
+    let mut killed = tree::Killed::default();
+    let until = Instant::now() + PATIENCE;
+    while is_alive(pid, start) && tree::freeze_and_kill(pid, &mut killed) && Instant::now() < until
     {
-        // It may have ended by itself just now.
-        let _ = pidfd_send_signal(fd, Signal::KILL);
+        std::thread::sleep(LOOK);
+    }
+    if let Some(fd) = tree::open(pid, start) {
+        tree::signal(&fd, Signal::KILL);
     }
 }
 

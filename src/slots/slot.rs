@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use super::{Setup, past, spawn, tree};
 
 /// How long a slot may take to answer before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same in the midst of a run, whose deadline must not wait for it, and where there is another way.
+const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 /// How long it may take before we see to it that it is not stopped.
 const NUDGE: Duration = Duration::from_millis(200);
 
@@ -73,6 +75,8 @@ pub(super) struct Reaped {
     pub(super) used: Duration,
     /// Peak of its resident set in bytes.
     pub(super) peak: u64,
+    /// How many others.
+    pub(super) others: u32,
     /// Time of the others.
     pub(super) theirs: Duration,
     /// Something under the slot still lives.
@@ -87,6 +91,7 @@ fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
         status: u32_at(0).filter(|status| *status != u32::MAX).map(u32::cast_signed),
         used: Duration::from_micros(u64_at(4)?),
         peak: u64_at(12)?.saturating_mul(1024),
+        others: u32_at(20)?,
         theirs: Duration::from_micros(u64_at(24)?),
         left: *bytes.get(32)? == 1,
     })
@@ -107,6 +112,8 @@ pub(super) struct Slot {
     pub(super) pidfd: AsyncFd<OwnedFd>,
     pub(super) ctl: OwnedFd,
     parked: Option<Process>,
+    /// Answers it owes to orders that were given up: those come first when it speaks again.
+    owed: AtomicU32,
     go: Option<AsyncFd<OwnedFd>>,
     child: Option<Child>,
 }
@@ -127,6 +134,7 @@ impl Slot {
         let born = spawn::slot(command)?;
         let pid = spawn::pid_of(&born.child);
         past::remember(&setup.options.runtime_dir, pid, past::Kind::Slot)?;
+        setup.guard.tell(pid);
         let pidfd = pidfd_open(Pid::from_child(&born.child), PidfdFlags::NONBLOCK)?;
         let mut log = tokio::net::unix::pipe::Receiver::from_owned_fd(born.log)?;
         tokio::spawn(async move {
@@ -151,13 +159,14 @@ impl Slot {
             pidfd: spawn::watched(pidfd)?,
             ctl: born.ctl,
             parked: None,
+            owed: AtomicU32::new(0),
             go: Some(spawn::watched(born.go)?),
             child: Some(born.child),
         })
     }
 
     /// One message, one answer.
-    async fn order(&self, message: &[u8]) -> Result<Vec<u8>, SlotError> {
+    async fn order(&self, message: &[u8], patience: Duration) -> Result<Vec<u8>, SlotError> {
         let go = self.go.as_ref().ok_or(SlotError::Gone)?;
         spawn::send(go.get_ref(), message, &[]).map_err(|_| SlotError::Gone)?;
         let mut answer = Vec::with_capacity(512);
@@ -165,7 +174,8 @@ impl Slot {
         loop {
             let Ok(ready) = tokio::time::timeout(NUDGE, go.readable()).await else {
                 tree::signal(self.pidfd.get_ref(), Signal::CONT);
-                if asked.elapsed() > PATIENCE {
+                if asked.elapsed() > patience {
+                    self.owed.fetch_add(1, Ordering::Relaxed);
                     return Err(SlotError::Silent);
                 }
                 continue;
@@ -173,6 +183,9 @@ impl Slot {
             drop(ready?);
             match read_ready(go, &mut answer) {
                 Ok(0) => return Err(SlotError::Gone),
+                Ok(_) if self.owes() => {
+                    self.owed.fetch_sub(1, Ordering::Relaxed);
+                }
                 Ok(_) => return Ok(answer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(SlotError::Gone),
@@ -180,9 +193,14 @@ impl Slot {
         }
     }
 
+    /// Whether it was silent when last asked. What can do without it need not wait for it again.
+    fn owes(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) > 0
+    }
+
     /// A new process for a run, which waits for its request.
     pub(super) async fn birth(&self) -> Result<Process, SlotError> {
-        let answer = self.order(b"f").await?;
+        let answer = self.order(b"f", PATIENCE).await?;
         let pid = match answer.split_first() {
             Some((b'F', pid)) => {
                 pid.try_into().map(i32::from_le_bytes).map_err(|_| SlotError::Silent)?
@@ -229,16 +247,28 @@ impl Slot {
     pub(super) async fn reap(&self, leader: i32) -> Result<Reaped, SlotError> {
         let mut message = vec![b'a'];
         message.extend_from_slice(&leader.to_le_bytes());
-        parse_reaped(&self.order(&message).await?).ok_or(SlotError::Silent)
+        parse_reaped(&self.order(&message, PATIENCE).await?).ok_or(SlotError::Silent)
     }
 
-    /// Reaps these zombies while a run goes on; their time.
-    pub(super) async fn reap_some(&self, pids: &[i32]) -> Result<Duration, SlotError> {
-        let mut message = vec![b'o'];
-        for pid in pids.iter().take(1000) {
-            message.extend_from_slice(&pid.to_le_bytes());
+    /// Reaps every zombie but `leader` while its run goes on; their number and time.
+    pub(super) async fn reap_others(&self, leader: i32) -> Result<(u32, Duration), SlotError> {
+        if self.owes() {
+            return Err(SlotError::Silent);
         }
-        Ok(parse_reaped(&self.order(&message).await?).ok_or(SlotError::Silent)?.theirs)
+        let mut message = vec![b'o'];
+        message.extend_from_slice(&leader.to_le_bytes());
+        let answer = self.order(&message, SHORT_PATIENCE).await?;
+        let reaped = parse_reaped(&answer).ok_or(SlotError::Silent)?;
+        Ok((reaped.others, reaped.theirs))
+    }
+
+    /// Has the slot kill everything under it in one call, against which no fork and no new session helps.
+    /// False if signals are not scoped here: then the slot has done nothing.
+    pub(super) async fn kill_all(&self) -> Result<bool, SlotError> {
+        if self.owes() {
+            return Ok(false);
+        }
+        Ok(self.order(b"k", SHORT_PATIENCE).await? == b"K1")
     }
 
     /// A process for a run: the parked one if it is well, else a new one.
@@ -284,15 +314,43 @@ impl Drop for Slot {
     }
 }
 
+/// How long a slot may take to end before it is helped, and counts as set aside.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at one that ends, and at one that is set aside.
+const LOOK: Duration = Duration::from_millis(2);
+const LOOK_ASIDE: Duration = Duration::from_millis(200);
+
+/// Slots that no run gets any more and that cannot be ended: something under them does not die.
+static SET_ASIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// How many slots are set aside now.
+pub(super) fn set_aside() -> usize {
+    SET_ASIDE.load(Ordering::Relaxed)
+}
+
 /// Waits until a slot that lost its lifeline is gone, helps after two seconds, and clears up.
 fn end_slot(child: &mut Child, pid: i32) {
     let begun = Instant::now();
     let mut killed = tree::Killed::default();
+    let mut aside = false;
     while matches!(child.try_wait(), Ok(None)) {
-        if begun.elapsed() > Duration::from_secs(2) && !tree::freeze_and_kill(pid, &mut killed) {
+        let late = begun.elapsed() > END_PATIENCE;
+        if late && !tree::freeze_and_kill(pid, &mut killed) {
             let _ = child.kill();
+        } else if late && !aside {
+            aside = true;
+            SET_ASIDE.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                event = "slot_set_aside",
+                pid,
+                "a process of a run does not die, perhaps it waits for a device; its slot is replaced and never used again"
+            );
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(if aside { LOOK_ASIDE } else { LOOK });
+    }
+    if aside {
+        SET_ASIDE.fetch_sub(1, Ordering::Relaxed);
+        tracing::info!(event = "slot_ended", pid, "a slot that was set aside has ended");
     }
     spawn::known().remove(&pid);
     tree::end_escapees();
@@ -315,6 +373,7 @@ mod tests {
             status: Some(9),
             used: Duration::from_micros(1500),
             peak: 4096,
+            others: 2,
             theirs: Duration::from_micros(7),
             left: true,
         };

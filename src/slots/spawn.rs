@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -22,7 +22,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Tier;
+use super::{Tier, guard};
 
 /// The hidden first argument that makes the executor's binary a launcher.
 pub const LAUNCH: &str = "__launch";
@@ -35,9 +35,18 @@ pub(super) struct Constant {
 }
 
 /// Becomes what `args` (all that follow [`LAUNCH`]) say: `OPEN_FILES FILE_SIZE PROGRAM ARGS…`, with `-` for
-/// no limit. On success it does not return.
+/// no limit; or the guard, if they say `guard`. On success it does not return.
+#[expect(clippy::exit, reason = "the guard is a process of its own that never comes to main")]
 pub fn launch(args: impl IntoIterator<Item = OsString>) -> io::Error {
-    match prepare(args.into_iter()) {
+    let mut args = args.into_iter().peekable();
+    if args.peek().is_some_and(|word| word == guard::GUARD) {
+        close_inherited(AT_ONCE);
+        return match leave_alone().and_then(|()| guard::watch()) {
+            Ok(()) => std::process::exit(0),
+            Err(error) => error,
+        };
+    }
+    match prepare(args) {
         Ok(mut command) => command.exec(),
         Err(error) => error,
     }
@@ -52,14 +61,7 @@ fn prepare(mut args: impl Iterator<Item = OsString>) -> io::Result<Command> {
     };
     let (open_files, file_size) = (limit()?, limit()?);
     let program = args.next().ok_or_else(bad)?;
-    let _ = nix::unistd::setsid();
-    for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        #[expect(unsafe_code, reason = "ignoring a signal runs no code of ours")]
-        // SAFETY: SigIgn installs no handler.
-        unsafe {
-            signal(number, SigHandler::SigIgn)?
-        };
-    }
+    leave_alone()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     for (resource, limit) in
         [(Resource::RLIMIT_NOFILE, open_files), (Resource::RLIMIT_FSIZE, file_size)]
@@ -73,28 +75,62 @@ fn prepare(mut args: impl Iterator<Item = OsString>) -> io::Result<Command> {
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_no_new_privs()?;
-    restrict()?;
-    close_inherited();
+    // A slot that its run has stopped is to see that the executor is gone.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGCONT)?;
+    let scope = if restrict()? { SCOPED } else { UNSCOPED };
+    close_inherited(libc::CLOSE_RANGE_CLOEXEC);
     let mut command = Command::new(program);
-    command.args(args);
+    command.args(args).arg(scope);
     Ok(command)
 }
 
-/// Signals of this process and its descendants reach nobody outside, where the kernel can do that.
-fn restrict() -> io::Result<()> {
+/// A session of its own, and no signal that is meant for the executor.
+fn leave_alone() -> io::Result<()> {
+    let _ = nix::unistd::setsid();
+    for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        #[expect(unsafe_code, reason = "ignoring a signal runs no code of ours")]
+        // SAFETY: SigIgn installs no handler.
+        unsafe {
+            signal(number, SigHandler::SigIgn)?
+        };
+    }
+    Ok(())
+}
+
+/// Starts the guard.
+pub(super) fn guard(launcher: &Path) -> io::Result<Child> {
+    let mut command = Command::new(launcher);
+    command.arg(LAUNCH).arg(guard::GUARD).env_clear();
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut known = known();
+    let child = command.spawn()?;
+    known.insert(pid_of(&child));
+    Ok(child)
+}
+
+/// Descriptors are closed now, not at the next `exec`.
+const AT_ONCE: libc::c_uint = 0;
+
+/// What the launcher tells the slot: whether its signals reach nobody but its own runs.
+const SCOPED: &str = "scoped";
+const UNSCOPED: &str = "unscoped";
+
+/// Signals of this process and its descendants reach nobody outside, where the kernel can do that. True if
+/// it does.
+fn restrict() -> io::Result<bool> {
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .scope(Scope::Signal)
         .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.set_compatibility(CompatLevel::BestEffort).restrict_self())
-        .map(|_| ())
+        .map(|status| status.ruleset == RulesetStatus::FullyEnforced)
         .map_err(io::Error::other)
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper for close_range")]
-fn close_inherited() {
-    // SAFETY: marks descriptors close-on-exec; nothing here uses one above 2 afterwards.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+fn close_inherited(how: libc::c_uint) {
+    // SAFETY: called before anything here has opened a descriptor; nothing uses one above 2 afterwards.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, how.cast_signed()) };
 }
 
 /// What keeps runs apart on this machine.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
@@ -15,6 +16,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, p
 pub(super) struct Stat {
     pub(super) state: u8,
     pub(super) parent: i32,
+    /// Threads that have not ended.
+    pub(super) threads: u64,
     /// User and system time of itself, in clock ticks.
     pub(super) own_ticks: u64,
     /// The same of children it has waited for.
@@ -24,8 +27,9 @@ pub(super) struct Stat {
 }
 
 impl Stat {
+    /// A process whose main thread alone has ended looks like a zombie and is none.
     pub(super) fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -42,6 +46,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat {
         state: *fields.first()?.as_bytes().first()?,
         parent: fields.get(1)?.parse().ok()?,
+        threads: number(17)?,
         own_ticks: number(11)? + number(12)?,
         reaped_ticks: signed(13)? + signed(14)?,
         start: number(19)?,
@@ -119,6 +124,20 @@ fn parse_statm(text: &str) -> Memory {
     Memory { anonymous: resident.saturating_sub(shared), peak: resident, data }
 }
 
+/// Anonymous and shared memory of a process in which every page counts once, divided among those that share
+/// it, as forked processes do. Dearer than [`memory`]. `None` if the kernel does not tell.
+pub(super) fn shared_out(pid: i32) -> Option<u64> {
+    parse_shared_out(&slurp(format!("/proc/{pid}/smaps_rollup")).ok()?)
+}
+
+fn parse_shared_out(text: &str) -> Option<u64> {
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    Some((of("Pss_Anon:")? + of("Pss_Shmem:")?) * 1024)
+}
+
 /// Whether a process still has a handler for this signal.
 pub(super) fn handles(pid: i32, signal: i32) -> bool {
     let Ok(text) = slurp(format!("/proc/{pid}/status")) else { return false };
@@ -164,17 +183,26 @@ fn children_by_scan(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// All processes under `root`, nearest first, with what `/proc` says of each.
-pub(super) fn descendants(root: i32) -> Vec<(i32, Stat)> {
-    let (mut found, mut seen, mut todo) = (Vec::new(), BTreeSet::from([root]), vec![root]);
+/// Meets every process under `root` with what `/proc` says of it, before its children are asked for. The
+/// newest child comes first: one that is about to fork and die is met before a heap of zombies.
+fn walk(root: i32, mut meet: impl FnMut(i32, Stat)) {
+    let (mut seen, mut todo) = (BTreeSet::from([root]), vec![root]);
     while let Some(parent) = todo.pop() {
-        for pid in children(parent) {
+        for pid in children(parent).into_iter().rev() {
             if let (true, Some(stat)) = (seen.insert(pid), stat(pid)) {
-                found.push((pid, stat));
-                todo.push(pid);
+                meet(pid, stat);
+                if !stat.is_dead() {
+                    todo.push(pid);
+                }
             }
         }
     }
+}
+
+/// All processes under `root`, with what `/proc` says of each.
+pub(super) fn descendants(root: i32) -> Vec<(i32, Stat)> {
+    let mut found = Vec::new();
+    walk(root, |pid, stat| found.push((pid, stat)));
     found
 }
 
@@ -230,72 +258,109 @@ impl Killed {
     }
 }
 
+/// Counts all who live under `root`, and who are about to be killed. In a storm one look may meet nobody.
+pub(super) fn count_living(root: i32, killed: &mut Killed) {
+    for _ in 0..3 {
+        walk(root, |pid, stat| {
+            if !stat.is_dead() {
+                killed.0.insert((pid, stat.start));
+            }
+        });
+        if !killed.0.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Scans of one pass: a tree that forks faster is met again in the next one.
+const SCANS: usize = 50;
+/// How long escapees may take to die before it is said.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Descriptors held at once in a sweep; more would take them from the rest of the executor.
+const HELD: usize = 256;
+
+/// Processes that were stopped in a pass, to be killed together.
+#[derive(Debug, Default)]
+struct Frozen(BTreeMap<(i32, u64), Option<OwnedFd>>);
+
+impl Frozen {
+    /// Stops one, unless it is dead or was stopped before.
+    fn stop(&mut self, pid: i32, stat: Stat) {
+        let key = (pid, stat.start);
+        if stat.is_dead() || self.0.contains_key(&key) {
+            return;
+        }
+        if let Some(fd) = open(pid, stat.start) {
+            signal(&fd, Signal::STOP);
+            let held = (self.0.len() < HELD).then_some(fd);
+            self.0.insert(key, held);
+        }
+    }
+
+    /// Scans until a scan stops no new one, then kills all. True if there was any.
+    fn work(mut self, killed: &mut Killed, mut scan: impl FnMut(&mut Self)) -> bool {
+        for _ in 0..SCANS {
+            let before = self.0.len();
+            scan(&mut self);
+            if self.0.len() == before {
+                break;
+            }
+        }
+        for ((pid, start), held) in &self.0 {
+            let opened = if held.is_none() { open(*pid, *start) } else { None };
+            if let Some(fd) = held.as_ref().or(opened.as_ref()) {
+                signal(fd, Signal::KILL);
+            }
+            killed.0.insert((*pid, *start));
+        }
+        !self.0.is_empty()
+    }
+}
+
 /// One pass of the sweep: stops all under `root` until a scan finds no new one, then kills them. True if
-/// anything alive was found. Bounded: a tree that forks faster is met again in the next pass.
+/// anything alive was found. A storm of processes takes its time: not for a thread that others wait for.
 pub(super) fn freeze_and_kill(root: i32, killed: &mut Killed) -> bool {
-    let mut frozen: BTreeMap<(i32, u64), OwnedFd> = BTreeMap::new();
-    for _ in 0..50 {
-        let mut fresh = false;
-        for (pid, stat) in descendants(root) {
-            if stat.is_dead() || frozen.contains_key(&(pid, stat.start)) {
-                continue;
-            }
-            if let Some(fd) = open(pid, stat.start) {
-                signal(&fd, Signal::STOP);
-                frozen.insert((pid, stat.start), fd);
-                fresh = true;
-            }
-        }
-        if !fresh {
-            break;
-        }
-    }
-    for (key, fd) in &frozen {
-        signal(fd, Signal::KILL);
-        killed.0.insert(*key);
-    }
-    !frozen.is_empty()
+    Frozen::default().work(killed, |frozen| walk(root, |pid, stat| frozen.stop(pid, stat)))
 }
 
 /// Ends what fell to this process from a slot that died: children that are in no table. Only those
 /// with `no_new_privs`, which every run bears and cannot shed, unless this process bears it too.
 pub(super) fn end_escapees() -> u32 {
     let mut killed = Killed::default();
-    for _ in 0..400 {
-        let known = super::spawn::known();
-        let me = std::process::id().cast_signed();
-        let escapees: Vec<i32> = children(me)
-            .into_iter()
-            .filter(|pid| !known.contains(pid) && (bears_mark(*pid) || is_zombie(*pid)))
-            .collect();
-        let mut alive = false;
-        for pid in escapees {
-            alive |= freeze_and_kill(pid, &mut killed);
-            if let Some(stat) = stat(pid)
-                && bears_mark(pid)
-            {
-                if let Some(fd) = (!stat.is_dead()).then(|| open(pid, stat.start)).flatten() {
-                    signal(&fd, Signal::KILL);
-                    killed.0.insert((pid, stat.start));
-                    alive = true;
-                }
-                let _ = nix::sys::wait::waitpid(
-                    nix::unistd::Pid::from_raw(pid),
-                    Some(nix::sys::wait::WaitPidFlag::WNOHANG),
-                );
-            }
-        }
-        drop(known);
-        if !alive {
+    let until = Instant::now() + PATIENCE;
+    while Frozen::default().work(&mut killed, stop_escapees) {
+        if Instant::now() > until {
+            tracing::error!(
+                event = "escapees_left",
+                "processes of a run that killed its slot do not die; they are killed again when a slot next ends"
+            );
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     killed.beside(0)
 }
 
-fn is_zombie(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| stat.is_dead())
+/// One scan of this process's own children: the escapees alive are stopped with all under them, the dead
+/// ones reaped.
+fn stop_escapees(frozen: &mut Frozen) {
+    let known = super::spawn::known();
+    let mut dead = Vec::new();
+    for pid in children(std::process::id().cast_signed()).into_iter().rev() {
+        let Some(stat) = stat(pid).filter(|_| !known.contains(&pid)) else { continue };
+        if stat.is_dead() {
+            dead.push(pid);
+        } else if bears_mark(pid) {
+            frozen.stop(pid, stat);
+            walk(pid, |pid, stat| frozen.stop(pid, stat));
+        }
+    }
+    for pid in dead.into_iter().filter(|pid| bears_mark(*pid)) {
+        let _ = nix::sys::wait::waitpid(
+            nix::unistd::Pid::from_raw(pid),
+            Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+        );
+    }
 }
 
 /// `no_new_privs`, as `/proc` tells it of zombies, too.
@@ -315,9 +380,11 @@ mod tests {
         let stat = parse_stat(line).unwrap();
         assert_eq!(
             stat,
-            Stat { state: b'T', parent: 3, own_ticks: 11, reaped_ticks: 3, start: 99 }
+            Stat { state: b'T', parent: 3, threads: 1, own_ticks: 11, reaped_ticks: 3, start: 99 }
         );
         assert!(stat.is_stopped() && !stat.is_dead());
+        assert!(Stat { state: b'Z', ..stat }.is_dead());
+        assert!(!Stat { state: b'Z', threads: 2, ..stat }.is_dead());
     }
 
     #[test]
@@ -327,6 +394,13 @@ mod tests {
             parse_memory(text),
             Memory { anonymous: 12 * 1024, peak: 900 * 1024, data: 5 * 1024 }
         );
+    }
+
+    #[test]
+    fn shared_memory_is_told_or_it_is_not() {
+        let text = "Rss: 9 kB\nPss: 7 kB\nPss_Anon:   5 kB\nPss_File: 1 kB\nPss_Shmem: 1 kB\n";
+        assert_eq!(parse_shared_out(text), Some(6 * 1024));
+        assert_eq!(parse_shared_out("Rss: 9 kB\nPss: 7 kB\n"), None);
     }
 
     #[test]

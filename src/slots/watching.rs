@@ -12,6 +12,14 @@ use crate::outcome::Limit;
 /// From the first look to the usual rhythm.
 const FIRST: Duration = Duration::from_millis(20);
 const USUAL: Duration = Duration::from_millis(250);
+/// So many orphans dead since the last look are a storm of processes. In a storm the rhythm is the first
+/// one: a heap of zombies makes every scan slow, and leaves the machine without pids.
+const STORM: u32 = 64;
+/// So few, that it is over.
+const CALM: u32 = 4;
+
+/// The largest tree whose memory is taken exactly: it is looked at on a thread that others wait for.
+const LOOKED_AT_CLOSELY: usize = 256;
 
 /// What a process had before its request came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +80,8 @@ pub(super) struct Watch {
     pub(super) cpu: Duration,
     /// Time of orphans that were reaped during the run.
     pub(super) reaped: Duration,
+    /// Processes are born and die so fast that zombies would heap up.
+    pub(super) storm: bool,
     pub(super) next: Instant,
     step: Duration,
     tick: Duration,
@@ -85,15 +95,26 @@ impl Watch {
             peak: 0,
             cpu: Duration::ZERO,
             reaped: Duration::ZERO,
+            storm: false,
             next: Instant::now() + FIRST,
             step: FIRST,
             tick,
         }
     }
 
-    /// Looks once. Gives the limit passed, if one was, and zombies that the slot should reap.
-    pub(super) fn look(&mut self, slot: i32, leader: i32) -> (Option<Breach>, Vec<i32>) {
-        self.step = (self.step * 2).min(USUAL);
+    /// Orphans were reaped during the run.
+    pub(super) fn reaped(&mut self, number: u32, theirs: Duration) {
+        self.reaped += theirs;
+        self.storm = number > if self.storm { CALM } else { STORM };
+        if self.storm {
+            self.step = FIRST;
+            self.next = self.next.min(Instant::now() + FIRST);
+        }
+    }
+
+    /// Looks once. Gives the limit passed, if one was, and how many zombies the slot should reap.
+    pub(super) fn look(&mut self, slot: i32, leader: i32) -> (Option<Breach>, usize) {
+        self.step = if self.storm { FIRST } else { (self.step * 2).min(USUAL) };
         self.next = Instant::now() + self.step;
         if let Some(stat) = tree::stat(slot).filter(Stat::is_stopped)
             && let Some(fd) = tree::open(slot, stat.start)
@@ -102,11 +123,11 @@ impl Watch {
         }
         let all = tree::descendants(slot);
         let alive = all.iter().filter(|(_, stat)| !stat.is_dead());
-        let memory: u64 = alive.clone().map(|(pid, _)| tree::memory(*pid).anonymous).sum();
+        let memory = self.memory(&alive.clone().map(|(pid, _)| *pid).collect::<Vec<_>>());
         let ticks: u64 = all.iter().map(|(_, stat)| stat.own_ticks + stat.reaped_ticks).sum();
         let cpu = self.tick * u32::try_from(ticks).unwrap_or(u32::MAX) + self.reaped;
         let seen = Seen {
-            memory: memory.saturating_sub(self.baseline.inherited),
+            memory,
             cpu: cpu.saturating_sub(self.baseline.cpu),
             processes: alive.count() as u64,
         };
@@ -115,9 +136,22 @@ impl Watch {
         let zombies = all
             .iter()
             .filter(|(pid, stat)| stat.is_dead() && stat.parent == slot && *pid != leader)
-            .map(|(pid, _)| *pid)
-            .collect();
+            .count();
         (judge(&self.limits, seen), zombies)
+    }
+
+    /// Memory of these processes without what was inherited. Their plain sum counts what forked processes
+    /// share once for each; before that breaks the limit it is taken more exactly, which costs more.
+    fn memory(&self, pids: &[i32]) -> u64 {
+        let own = |sum: u64| sum.saturating_sub(self.baseline.inherited);
+        let plain = own(pids.iter().map(|pid| tree::memory(*pid).anonymous).sum());
+        let over = self.limits.memory_bytes.is_some_and(|limit| plain > limit);
+        if !over || !(2..=LOOKED_AT_CLOSELY).contains(&pids.len()) {
+            return plain;
+        }
+        let exact =
+            |pid: &i32| tree::shared_out(*pid).unwrap_or_else(|| tree::memory(*pid).anonymous);
+        own(pids.iter().map(exact).sum())
     }
 
     /// The peak of the tree, where no look came in time: from the leader's own account.

@@ -1,6 +1,7 @@
 //! An `executor serve` of the built binary in a directory of its own, its log lines, its ledger.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -9,14 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
+use super::user::User;
 use super::{PATIENCE, RedisServer, eventually, within};
 
 /// A row of the ledger by column name.
 pub(crate) type Row = Map<String, Value>;
 
-/// The built binary.
-fn binary() -> &'static str {
-    env!("CARGO_BIN_EXE_executor")
+/// The built binary; another one, to measure a release build, if `EXECUTOR_BINARY` names it.
+pub(super) fn binary() -> PathBuf {
+    std::env::var_os("EXECUTOR_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_executor").into(), PathBuf::from)
 }
 
 /// The committed fixtures.
@@ -31,6 +34,8 @@ pub(crate) struct Executor {
     ledger: PathBuf,
     /// Begins with no right to let a file grow.
     limited: bool,
+    user: Option<User>,
+    own_session: bool,
     child: Option<Child>,
     lines: Arc<Mutex<Vec<Row>>>,
 }
@@ -44,6 +49,8 @@ impl Executor {
             environment: BTreeMap::new(),
             ledger: dir.path().join("ledger.db"),
             limited: false,
+            user: None,
+            own_session: false,
             child: None,
             lines: Arc::default(),
             dir,
@@ -105,9 +112,40 @@ impl Executor {
         prlimit(pid, Resource::Fsize, limit).unwrap();
     }
 
+    /// Makes it an ordinary user's, if the tests run as root: its own uid, its own directory, an
+    /// interpreter and a copy of binary and fixtures that this user can reach.
+    pub(crate) fn of_ordinary_user(&mut self) -> &mut Self {
+        if !nix::unistd::geteuid().is_root() {
+            return self;
+        }
+        let user = User::new(self.dir.path());
+        let tasks = user.root.join("tasks_misbehaving");
+        self.set("PYTHON", user.python.to_str().unwrap());
+        self.set("TASKS_PATH", tasks.to_str().unwrap());
+        self.set("TOOLS_PATH", tasks.join("tools").to_str().unwrap());
+        self.user = Some(user);
+        self
+    }
+
+    /// Serves in a session of its own, as services do: a kernel that shares out CPU time by session then
+    /// does not count what the test itself uses.
+    pub(crate) fn in_own_session(&mut self) -> &mut Self {
+        self.own_session = true;
+        self
+    }
+
     /// A command of the binary with this executor's settings.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut words: Vec<OsString> = Vec::new();
+        if self.own_session {
+            words.push("setsid".into());
+        }
+        words.extend(self.user.iter().flat_map(User::prefix));
+        words.push(
+            self.user.as_ref().map_or_else(|| binary().into(), |user| user.binary.clone().into()),
+        );
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.args(arguments).env_clear().envs(&self.environment).current_dir(self.dir.path());
         command
     }

@@ -3,14 +3,17 @@
 
 mod bench;
 mod disk;
+mod drained;
 mod executor;
 mod proxy;
 mod redis_server;
+mod user;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
 pub(crate) use disk::Disk;
+pub(crate) use drained::{Drained, status};
 pub(crate) use executor::{Executor, Row, fixtures};
 pub(crate) use proxy::Proxy;
 pub(crate) use redis_server::RedisServer;
