@@ -159,7 +159,7 @@ fn alias(text: &str) -> Result<&'static str, CronError> {
         "@weekly" => Ok("0 0 * * 0"),
         "@daily" | "@midnight" => Ok("0 0 * * *"),
         "@hourly" => Ok("0 * * * *"),
-        _ => Err(CronError::Alias { name: text.to_owned() }),
+        _ => Err(CronError::Alias { name: text.escape_debug().to_string() }),
     }
 }
 
@@ -275,6 +275,12 @@ fn not_a_value(token: &str, field: Field) -> CronError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_in_one_line() {
+        let error = Expression::parse("@\nhourly").unwrap_err().to_string();
+        assert!(error.starts_with("@\\nhourly is not known"), "{error}");
+    }
 
     fn wrong(text: &str) -> String {
         Expression::parse(text).unwrap_err().to_string()
