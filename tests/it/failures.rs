@@ -366,6 +366,7 @@ fn limits_have_names_of_their_own() {
         // Well below the limits all is well, and accounted for.
         assert_eq!(bench.value("small", "tasks.bad:eats_memory", json!({"mb": 20})), 20);
         let small = bench.attempt("small")["max_rss_bytes"].as_i64().unwrap();
-        assert!((20 << 20..60 << 20).contains(&small), "{small}");
+        // The kernel counts pages for each CPU apart and adds them up now and then.
+        assert!((19 << 20..60 << 20).contains(&small), "{small}");
     }
 }

@@ -92,6 +92,7 @@ fn one_who_follows_late_sees_the_whole_output() {
 fn a_running_job_is_cancelled_and_retried_over_the_socket() {
     let executor = serving(None);
     let (id, go) = talk(&executor);
+    executor.line("its first line", |line| line["event"] == "output" && line["line"] == "first");
     let output = executor.output(&["job", "cancel", &id[..id.len() - 2]]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("is being stopped"), "{output:?}");
     let row = executor.ended(&id);
