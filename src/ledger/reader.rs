@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde_json::{Map, Value};
 
 use super::accept::{FOLLOWS, LATER, id_at, status_at};
+use super::trouble::{Reach, reach};
 use super::{LedgerError, sound, store};
 use crate::clock::{self, Timestamp};
 use crate::job::{JobId, Status};
@@ -82,7 +83,11 @@ impl Reader {
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(Duration::from_secs(5))?;
         let version = store::version(&conn)?;
-        sound::ours(&conn, version)?;
+        match sound::ours(&conn, version) {
+            // What can still be read of a damaged one is for its reader to find out.
+            Err(LedgerError::Sqlite(error)) if reach(&error) == Reach::Damaged => {}
+            ours => ours?,
+        }
         Ok(Self { conn })
     }
 

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Interpreter, Options, SlotsError, past, spawn};
+use super::{Interpreter, Options, SlotsError, past, spawn, tree};
 use crate::job::StartMethod;
 
 /// The private real-time signal that makes a run write its stack.
@@ -63,7 +64,8 @@ impl Probe {
         };
         let mut command = Command::new(&options.interpreter);
         command.args(["-P", "-X", "utf8", "-c", PROBE]);
-        let output = answer(command, options, PATIENCE).map_err(|error| match error.kind() {
+        let asked = answer(command, options, PATIENCE, &AtomicBool::new(false));
+        let output = asked.map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => refuse("it does not answer within 20 s".to_owned()),
             _ => refuse(format!("it cannot be started: {error}")),
         })?;
@@ -94,10 +96,11 @@ impl Probe {
             .args(["-I", "-S", "-X", "utf8"])
             .arg(shim.join("executor_shim/site_effects.py"))
             .arg(json!(self.sys_path).to_string());
-        let effects: Option<Vec<String>> = answer(command, options, PATIENCE)
-            .ok()
-            .filter(|output| output.status.success())
-            .and_then(|output| last_line(&output.stdout));
+        let effects: Option<Vec<String>> =
+            answer(command, options, PATIENCE, &AtomicBool::new(false))
+                .ok()
+                .filter(|output| output.status.success())
+                .and_then(|output| last_line(&output.stdout));
         match effects {
             Some(effects) if effects.is_empty() => false,
             Some(effects) => {
@@ -156,11 +159,13 @@ pub(super) fn last_line<T: DeserializeOwned>(stdout: &[u8]) -> Option<T> {
     serde_json::from_str(text.lines().next_back()?).ok()
 }
 
-/// Runs an interpreter that answers a question, which is known as a child for as long as it lives, but not for ever.
+/// Runs an interpreter that answers a question, which is known as a child for as long as it lives: at most
+/// for so long, and only until nobody cares any more.
 pub(super) fn answer(
     mut command: Command,
     options: &Options,
     patience: Duration,
+    given_up: &AtomicBool,
 ) -> io::Result<Output> {
     let mut known = spawn::known();
     let mut child = command
@@ -179,9 +184,10 @@ pub(super) fn answer(
     let mut late = false;
     while child.try_wait()?.is_none() && !late {
         std::thread::sleep(Duration::from_millis(2));
-        late = begun.elapsed() > patience;
+        late = begun.elapsed() > patience || given_up.load(Ordering::Relaxed);
     }
     if late {
+        tree::freeze_and_kill(pid, &mut tree::Killed::default());
         child.kill()?;
     }
     let output = child.wait_with_output();

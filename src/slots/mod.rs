@@ -24,10 +24,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use marks::{Lineage, Marked, age, marked, runtime_dir};
 pub use spawn::{LAUNCH, harden, launch};
@@ -147,6 +148,8 @@ pub struct Slots {
 struct Shared {
     setup: Setup,
     keeper: Keeper,
+    /// Held while a spare is being started.
+    starting: Semaphore,
     output: OutputSink,
     tier: Tier,
     interpreter: Interpreter,
@@ -164,6 +167,8 @@ struct Setup {
     tmpdirs: TmpDirs,
     constant: spawn::Constant,
     guard: guard::Guard,
+    /// No slot is wanted any more.
+    closing: AtomicBool,
     /// One clock tick of `/proc`.
     tick: Duration,
 }
@@ -198,7 +203,14 @@ impl Slots {
             .await
             .map_err(|error| system("prepare the slots")(io::Error::other(error)))??;
         let keeper = Keeper::new(setup.options.slots);
-        let shared = Arc::new(Shared { setup, keeper, output, tier: spawn::tier(), interpreter });
+        let shared = Arc::new(Shared {
+            setup,
+            keeper,
+            starting: Semaphore::new(1),
+            output,
+            tier: spawn::tier(),
+            interpreter,
+        });
         let slots = Self { shared };
         let shared = &slots.shared;
         let begin = || slot::Slot::start(&shared.setup).map_err(system("start a slot"));
@@ -298,15 +310,24 @@ impl Slots {
     /// Ends the slots with everything under them. Runs still under way are given three seconds to
     /// come back by themselves: stop them first.
     pub async fn close(&self) {
-        self.shared.keeper.close(Duration::from_secs(3)).await;
+        self.shared.setup.closing.store(true, Ordering::Relaxed);
+        // What is about to start is waited for, or it would be left over.
+        let started = tokio::time::timeout(CLOSING, self.shared.starting.acquire()).await;
+        self.shared.starting.close();
+        drop(started);
+        self.shared.keeper.close(CLOSING).await;
     }
 }
+
+/// How long the end waits for runs under way, and for slots that are being started.
+const CLOSING: Duration = Duration::from_secs(3);
 
 /// How long runs are listened to before what they told leads to new slots.
 const GATHER: Duration = Duration::from_millis(200);
 
 /// Starts a slot beside the others and has it wait for a place.
 async fn offer_spare(shared: &Shared) -> Result<(), slot::SlotError> {
+    let Ok(_starting) = shared.starting.acquire().await else { return Ok(()) };
     let mut spare = slot::Slot::start(&shared.setup)?;
     let process = spare.process().await?;
     spare.park(process);
@@ -329,7 +350,7 @@ async fn renew(shared: Arc<Shared>) {
                 }
             }
         }
-        if !shared.setup.preload.goes_on() {
+        if shared.setup.closing.load(Ordering::Relaxed) || !shared.setup.preload.goes_on() {
             return;
         }
     }
@@ -384,6 +405,7 @@ impl Setup {
         let guard = guard::Guard::start(&options.launcher).map_err(system("start the guard"))?;
         let setup = Self {
             guard,
+            closing: AtomicBool::new(false),
             executable: probe.executable.clone(),
             config: probe.config(&options, &shim),
             preload: Preload::new(&options.preload, options.start_method, learned),

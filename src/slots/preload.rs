@@ -151,9 +151,10 @@ impl Preload {
             .arg(setup.shim.join("executor_shim/preload_probe.py"))
             .arg(setup.config(&self.state().recipe.names))
             .arg(json!([names, learned]).to_string());
-        let answers = interpreter::answer(command, options, PATIENCE).ok().and_then(|output| {
-            interpreter::last_line::<BTreeMap<String, Option<String>>>(&output.stdout)
-        });
+        let answers =
+            interpreter::answer(command, options, PATIENCE, &setup.closing).ok().and_then(
+                |output| interpreter::last_line::<BTreeMap<String, Option<String>>>(&output.stdout),
+            );
         let Some(answers) = answers else {
             tracing::warn!(
                 event = "preload_failed",
