@@ -9,6 +9,8 @@ use crate::support::{Executor, RedisServer};
 
 /// Until an executor must have begun, on a loaded machine.
 const START: Duration = Duration::from_secs(30);
+/// Until nothing of an executor that has ended may be left (SPEC 8).
+const GONE: Duration = Duration::from_secs(2);
 /// Carries the mark of one life into all its processes.
 const MARK: &str = "CHAOS_LIFE";
 
@@ -129,10 +131,20 @@ impl Subject {
         })
     }
 
-    /// No process of any life is there.
+    /// No process of any life is there, once the last has had the time it may take to go.
     pub(crate) fn nothing_left(&self) -> Checked {
-        let left: Vec<String> = marked(&self.mark).into_iter().map(tell).collect();
-        must(left.is_empty(), || format!("the executor has ended, and this is left: {left:?}"))
+        let begun = Instant::now();
+        loop {
+            let left = marked(&self.mark);
+            if left.is_empty() {
+                return Ok(());
+            }
+            must(begun.elapsed() < GONE, || {
+                let left: Vec<String> = left.into_iter().map(tell).collect();
+                format!("the executor has ended, and {GONE:?} later this is left: {left:?}")
+            })?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Keeps its files for whoever looks into a fault.
