@@ -5,7 +5,7 @@ use rusqlite::params;
 use super::store::Batch;
 use super::{Accepted, Arrival, LedgerError};
 use crate::clock;
-use crate::job::{JobId, NewJob, Refusal, Source, Status, Target};
+use crate::job::{Claim, JobId, NewJob, Refusal, Source, Status, Target};
 
 /// `jobs.ready`: may be claimed.
 pub(super) const READY: i64 = 1;
@@ -34,17 +34,18 @@ struct Birth {
 
 impl Batch<'_> {
     pub(super) fn accept(&mut self, arrivals: &[Arrival]) -> Result<Vec<Accepted>, LedgerError> {
-        arrivals.iter().map(|arrival| self.accept_one(arrival)).collect()
+        let starts = self.may_start(arrivals.len())?;
+        arrivals.iter().map(|arrival| self.accept_one(arrival, starts)).collect()
     }
 
-    fn accept_one(&mut self, arrival: &Arrival) -> Result<Accepted, LedgerError> {
+    fn accept_one(&mut self, arrival: &Arrival, starts: bool) -> Result<Accepted, LedgerError> {
         if let Some(receipt) = &arrival.receipt
             && let Some(known) = self.by_receipt(receipt)?
         {
             return Ok(known);
         }
         match &arrival.job {
-            Ok(job) => self.insert_job(arrival, job),
+            Ok(job) => self.insert_job(arrival, job, starts),
             Err(refusal) => self.insert_refused(arrival, refusal),
         }
     }
@@ -67,15 +68,26 @@ impl Batch<'_> {
         Ok(self.conn.prepare_cached(sql)?.exists([id.as_str()])?)
     }
 
-    fn insert_job(&mut self, arrival: &Arrival, job: &NewJob) -> Result<Accepted, LedgerError> {
-        let birth = self.birth(job)?;
+    /// `starts`: a slot is free for it, should it be one that can start.
+    fn insert_job(
+        &mut self,
+        arrival: &Arrival,
+        job: &NewJob,
+        starts: bool,
+    ) -> Result<Accepted, LedgerError> {
+        let mut birth = self.birth(job)?;
+        let waits = birth.status == Status::Queued && birth.ready == READY;
+        let starts = starts && waits && job.experiment_id.is_none();
+        if starts {
+            birth.status = Status::Running;
+        }
         let (module, class, function, tool) = columns(job.target.as_ref());
         let done = birth.status == Status::Completed;
         let sql = "INSERT INTO jobs (id, source, task_type, experiment_id, module_path, class_name,
                 method_name, tool, parameters, priority, status, max_attempts, retry_on,
                 timeout_seconds, idempotency_key, duplicate, duplicate_of, warning, run_at,
-                created_at, finished_at, payload, receipt, ready)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                created_at, finished_at, payload, receipt, ready, attempts, executor_id, started_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         self.conn.prepare_cached(sql)?.execute(params![
             birth.id.as_str(),
             arrival.source.as_str(),
@@ -101,12 +113,20 @@ impl Batch<'_> {
             Payload(&arrival.payload),
             arrival.receipt,
             birth.ready,
+            i64::from(starts),
+            starts.then_some(&self.options.executor_id),
+            starts.then_some(&self.now_text),
         ])?;
         failpoint!("accept.inserted", crate::failpoint::disk_full().into());
         let seq = self.conn.last_insert_rowid();
         if done {
             self.take_over_result(seq, birth.duplicate_of.as_deref().unwrap_or_default())?;
             self.tell_job(seq)?;
+        } else if starts {
+            self.begin_attempt(&birth.id, 1)?;
+            self.tell_job(seq)?;
+            let claim = self.first_claim(seq, birth.id.clone(), arrival.source, job);
+            self.effects.started.push(claim);
         } else {
             self.effects.waiting += 1;
             self.effects.queued.push(seq);
@@ -117,6 +137,26 @@ impl Batch<'_> {
             duplicate_of: birth.duplicate_of.as_deref().and_then(JobId::new),
             repeated: false,
         })
+    }
+
+    fn first_claim(&self, seq: i64, id: JobId, source: Source, job: &NewJob) -> Claim {
+        Claim {
+            seq,
+            id,
+            source,
+            target: job.target.clone(),
+            parameters: job.parameters.clone(),
+            task_type: job.task_type,
+            experiment_id: None,
+            run_id: None,
+            attempt: 1,
+            failures: 0,
+            max_attempts: job.max_attempts,
+            retry_on: job.retry_on,
+            timeout: job.timeout,
+            created_at: self.now,
+            claimed_at: self.now,
+        }
     }
 
     fn birth(&self, job: &NewJob) -> Result<Birth, LedgerError> {

@@ -9,7 +9,7 @@ use super::LedgerError;
 use super::accept::{READY, id_at};
 use super::store::Batch;
 use crate::clock;
-use crate::job::{Claim, RetryOn, Source, Target, TaskType};
+use crate::job::{Claim, JobId, RetryOn, Source, Target, TaskType};
 
 /// Every so many starts the oldest waiting job goes first, whatever its priority: none starves.
 const OLDEST_EVERY: u64 = 10;
@@ -69,21 +69,39 @@ impl Batch<'_> {
             return Err(LedgerError::NotRunning { id: claim.id, attempt: claim.attempt });
         }
         failpoint!("claim.before", crate::failpoint::disk_full().into());
-        let sql = "INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at)
-            VALUES (?, ?, ?, ?, ?)";
-        self.conn.prepare_cached(sql)?.execute(params![
-            claim.id.as_str(),
-            claim.attempt,
-            self.options.executor_id,
-            self.options.start_method.as_str(),
-            self.now_text,
-        ])?;
+        self.begin_attempt(&claim.id, claim.attempt)?;
         claim.claimed_at = self.now;
-        *self.starts += 1;
         self.effects.waiting -= 1;
         self.tell_job(claim.seq)?;
         failpoint!("claim.after", crate::failpoint::disk_full().into());
         Ok(Some(claim))
+    }
+
+    /// Whether jobs that arrive now may be born RUNNING: all of them or none, and only if none waits, so that none
+    /// goes before another that should.
+    pub(super) fn may_start(&self, arriving: usize) -> Result<bool, LedgerError> {
+        let left = (self.free as usize).saturating_sub(self.effects.started.len());
+        if left == 0 || arriving > left {
+            return Ok(false);
+        }
+        let sql = "SELECT 1 FROM jobs WHERE status = 'QUEUED' AND ready = 1
+            UNION ALL SELECT 1 FROM jobs WHERE status = 'QUEUED' AND ready = 0 AND run_at <= ?";
+        Ok(!self.conn.prepare_cached(sql)?.exists([&self.now_text])?)
+    }
+
+    /// The record of a start.
+    pub(super) fn begin_attempt(&mut self, id: &JobId, attempt: u32) -> Result<(), LedgerError> {
+        let sql = "INSERT INTO attempts (job_id, attempt, executor_id, start_method, started_at)
+            VALUES (?, ?, ?, ?, ?)";
+        self.conn.prepare_cached(sql)?.execute(params![
+            id.as_str(),
+            attempt,
+            self.options.executor_id,
+            self.options.start_method.as_str(),
+            self.now_text,
+        ])?;
+        *self.starts += 1;
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::sound;
 use super::trouble::{Reach, explain, reach};
 use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
 use crate::clock::{self, Timestamp};
+use crate::job::Claim;
 
 /// Migrations in order: the first makes the schema, `PRAGMA user_version` counts those applied.
 const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
@@ -127,6 +128,7 @@ impl Store {
             now,
             now_text: clock::text(now),
             starts: &mut self.starts,
+            free: 0,
             effects: Effects::default(),
             ended: None,
             fault: None,
@@ -173,6 +175,8 @@ pub(super) struct Effects {
     pub(super) told: bool,
     /// Inserted or put back as QUEUED; told at the end, if they are not claimed by then.
     pub(super) queued: Vec<i64>,
+    /// Born RUNNING: a slot was free.
+    pub(super) started: Vec<Claim>,
 }
 
 /// One transaction under way.
@@ -182,6 +186,8 @@ pub(super) struct Batch<'a> {
     pub(super) now: Timestamp,
     pub(super) now_text: String,
     pub(super) starts: &'a mut u64,
+    /// Slots that wait for a job.
+    pub(super) free: u32,
     pub(super) effects: Effects,
     /// Why nothing more can be done in this transaction: it is rolled back, or must be.
     ended: Option<Arc<rusqlite::Error>>,

@@ -178,6 +178,27 @@ async fn a_job_that_finds_a_free_slot_is_born_running() {
 }
 
 #[tokio::test]
+async fn jobs_are_born_running_only_if_all_of_them_can_and_none_waits() {
+    let mut bench = Bench::new();
+    bench.accept(job("waits")).await;
+    bench.ledger.demand(2);
+    assert_eq!(bench.claims.recv().await.unwrap().id.as_str(), "waits");
+    let one = bench.accept(job("born")).await;
+    assert_eq!(one.status, Status::Running);
+    let claim = bench.claims.recv().await.unwrap();
+    assert_eq!((claim.id.as_str(), claim.attempt), ("born", 1));
+    assert_eq!(bench.row("born")["started_at"], bench.row("born")["created_at"]);
+    bench.ledger.demand(1);
+    let low = NewJob { priority: 1, ..job("low") };
+    let high = NewJob { priority: 9, ..job("high") };
+    let both = bench.ledger.accept(vec![arrival(low), arrival(high)]).await.unwrap();
+    assert!(both.iter().all(|accepted| accepted.status == Status::Queued));
+    assert_eq!(bench.claims.recv().await.unwrap().id.as_str(), "high");
+    assert_eq!(bench.row("low")["attempts"], 0);
+    assert_eq!(bench.reader().attempts(&JobId::new("born").unwrap()).unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn the_record_of_an_ending_claims_its_successor() {
     let mut bench = Bench::new();
     bench.accept(job("a")).await;

@@ -241,6 +241,7 @@ impl Writer {
         }
         let (outcome, claims, batch) = match self.store.begin(clock::now()) {
             Ok(mut batch) => {
+                batch.free = if troubled { 0 } else { self.demand };
                 if probing {
                     // Refused, it ends the batch, and with it all that follows.
                     let _ = batch.guarded(Batch::probe_room);
@@ -252,12 +253,16 @@ impl Writer {
                 for verb in verbs {
                     act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
                 }
-                let demand = if troubled { 0 } else { self.demand.saturating_add(carried) };
+                let started = u32::try_from(batch.effects.started.len()).unwrap_or(u32::MAX);
+                let demand = self.demand.saturating_add(carried).saturating_sub(started);
+                let demand = if troubled { 0 } else { demand };
                 // Refused, they are made again with the next commit.
                 let claims = batch.guarded(|batch| batch.claim(demand)).unwrap_or_default();
                 let outcome = batch.commit();
-                let (effects, fault) = batch.effects();
-                (outcome, claims, Some((effects, fault)))
+                let (mut effects, fault) = batch.effects();
+                let mut started = std::mem::take(&mut effects.started);
+                started.extend(claims);
+                (outcome, started, Some((effects, fault)))
             }
             Err(error) => {
                 for verb in verbs {

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use super::channels::Channels;
 use super::ending::{self, Health, Over, Remains};
 use super::keeper::Ready;
 use super::output::{Handle, Output, Reader, read_now, read_ready};
@@ -75,9 +76,10 @@ pub(super) async fn make(
     started: impl FnOnce(u32) + Send,
     events: mpsc::Sender<RunEvent>,
 ) -> io::Result<Made> {
+    let channels = ready.process.channels.take().map_or_else(Channels::make, Ok)?;
     let (slot, process) = (&ready.slot, &ready.process);
     let tmp = setup.tmpdirs.take()?;
-    let asked = Attempt::ask(setup, sink, slot, process, run, &tmp);
+    let asked = Attempt::ask(setup, sink, slot, process, channels, run, &tmp);
     let (mut attempt, output) = match asked {
         Ok(asked) => asked,
         Err(error) => {
@@ -113,24 +115,17 @@ pub(super) async fn make(
 }
 
 impl<'a> Attempt<'a> {
-    /// Makes the channels and sends the request: from here on the run runs.
+    /// Sends the request: from here on the run runs. What can wait is done after that.
     fn ask(
         setup: &'a Setup,
         sink: &OutputSink,
         slot: &'a Slot,
         process: &'a Process,
+        channels: Channels,
         run: &'a Run,
         tmp: &Path,
     ) -> io::Result<(Self, Handle)> {
-        let ((frames, frames_theirs), (stdout, stdout_theirs), (stderr, stderr_theirs)) =
-            (spawn::pipe()?, spawn::pipe()?, spawn::pipe()?);
-        let dump = spawn::memory(c"executor-dump", None)?;
-        let origin = Arc::new(Origin {
-            job_id: run.job_id.clone(),
-            attempt: run.attempt,
-            run_id: run.run_id.clone(),
-            experiment_id: run.experiment_id.clone(),
-        });
+        let Channels { frames, stdout, stderr, dump, theirs } = channels;
         let options = &setup.options;
         let message = request(run, tmp, options.limits.memory_bytes.is_some())
             .encode(process.pid.unsigned_abs())?;
@@ -138,15 +133,26 @@ impl<'a> Attempt<'a> {
             .attached
             .map(|json| spawn::memory(c"executor-request", Some(&json)))
             .transpose()?;
-        let baseline = baseline(setup, process);
-        watching::stand_behind(process.pid, &options.limits, &baseline);
-        let frames = spawn::watched(frames)?;
-        let output = Output::start(stdout, stderr, options.log_tail_bytes, origin, sink.clone())?;
-        let mut fds = vec![&frames_theirs, &stdout_theirs, &stderr_theirs, &dump];
+        let limited = options.limits.cpu.is_some() || options.limits.memory_bytes.is_some();
+        let before = limited.then(|| baseline(setup, process));
+        if let Some(baseline) = &before {
+            watching::stand_behind(process.pid, &options.limits, baseline);
+        }
+        let mut fds: Vec<_> = theirs.iter().chain([&dump]).collect();
         fds.extend(&attached);
         failpoint!("start.before", crate::failpoint::broken());
         spawn::send(&slot.ctl, &message.datagram, &fds)?;
         failpoint!("start.after");
+        // Without limits it only keeps account: what the run has done meanwhile is too little to matter.
+        let baseline = before.unwrap_or_else(|| baseline(setup, process));
+        drop(theirs);
+        let origin = Arc::new(Origin {
+            job_id: run.job_id.clone(),
+            attempt: run.attempt,
+            run_id: run.run_id.clone(),
+            experiment_id: run.experiment_id.clone(),
+        });
+        let output = Output::start(stdout, stderr, options.log_tail_bytes, origin, sink.clone());
         let attempt = Self {
             setup,
             run,

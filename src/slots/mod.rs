@@ -3,6 +3,7 @@
 //! Knows nothing of Redis, SQL or schedules. `docs/design/slots.md` tells how a slot works.
 
 mod attempt;
+mod channels;
 mod ending;
 mod guard;
 mod interpreter;

@@ -13,7 +13,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::spawn;
 use crate::log::{Origin, OutputLine, OutputSink, Stream};
 
 /// The longest line; a longer one is split.
@@ -113,8 +112,8 @@ struct Source {
 }
 
 impl Source {
-    fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
-        Ok(Self { pipe: spawn::watched(pipe)?, stream, splitter: Splitter::default(), open: true })
+    fn new(pipe: AsyncFd<OwnedFd>, stream: Stream) -> Self {
+        Self { pipe, stream, splitter: Splitter::default(), open: true }
     }
 }
 
@@ -147,14 +146,14 @@ impl Handle {
 
 impl Output {
     pub(super) fn start(
-        stdout: OwnedFd,
-        stderr: OwnedFd,
+        stdout: AsyncFd<OwnedFd>,
+        stderr: AsyncFd<OwnedFd>,
         room: usize,
         origin: Arc<Origin>,
         sink: OutputSink,
-    ) -> io::Result<Handle> {
+    ) -> Handle {
         let output = Self {
-            sources: [Source::new(stdout, Stream::Stdout)?, Source::new(stderr, Stream::Stderr)?],
+            sources: [Source::new(stdout, Stream::Stdout), Source::new(stderr, Stream::Stderr)],
             tail: Tail::new(room),
             pending: VecDeque::new(),
             origin,
@@ -162,7 +161,7 @@ impl Output {
         };
         let (end, ended) = oneshot::channel();
         let (give, tail) = oneshot::channel();
-        Ok(Handle { end, tail, task: tokio::spawn(output.work(ended, give)) })
+        Handle { end, tail, task: tokio::spawn(output.work(ended, give)) }
     }
 
     async fn work(mut self, mut ended: oneshot::Receiver<()>, give: oneshot::Sender<Tail>) {

@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 
+use super::channels::Channels;
 use super::output::read_ready;
 use super::{Setup, past, spawn, tree};
 
@@ -52,6 +53,8 @@ pub(super) struct Process {
     pub(super) pidfd: AsyncFd<OwnedFd>,
     /// It may have done work before its request: the start of an interpreter, which is not the run's.
     pub(super) parked: bool,
+    /// Taken with its request.
+    pub(super) channels: Option<Channels>,
 }
 
 impl Process {
@@ -220,7 +223,8 @@ impl Slot {
         if births.is_multiple_of(LOOK_EVERY) {
             self.look_at_memory();
         }
-        Ok(Process { pid, pidfd: spawn::watched(pidfd)?, parked: false })
+        let channels = Some(Channels::make()?);
+        Ok(Process { pid, pidfd: spawn::watched(pidfd)?, parked: false, channels })
     }
 
     fn look_at_memory(&self) {
