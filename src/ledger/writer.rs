@@ -21,6 +21,10 @@ use crate::clock::{self, Timestamp};
 use crate::job::{Claim, JobId};
 
 /// Most verbs in one commit: bounds how long the first of them waits.
+/// Between the beginnings of two commits under a backlog: so much for each slot beyond two, which wait meanwhile…
+const BREATH: Duration = Duration::from_micros(500);
+/// …and never more.
+const LONGEST_BREATH: Duration = Duration::from_millis(3);
 const BATCH: usize = 256;
 /// How long a note that people may look for waits for a commit to go along with.
 const SOON: Duration = Duration::from_millis(20);
@@ -83,6 +87,8 @@ pub(super) struct Writer {
     claims: tokio_mpsc::UnboundedSender<Claim>,
     shared: Arc<Shared>,
     demand: u32,
+    /// The most that was ever demanded at once: how many slots there are.
+    slots: u32,
     /// The last message that Redis has acknowledged, and the last that is forgotten.
     acknowledged: i64,
     forgotten: i64,
@@ -91,6 +97,8 @@ pub(super) struct Writer {
     /// Who waits for the next message.
     asks_next: Option<(i64, u32, Reply<Vec<OutboxEntry>>)>,
     pending: Vec<Verb>,
+    /// When the last commit began.
+    begun: Instant,
     closing: Vec<Reply<()>>,
     lock: Lock,
 }
@@ -109,11 +117,13 @@ impl Writer {
             claims,
             shared,
             demand: 0,
+            slots: 0,
             acknowledged: 0,
             forgotten: 0,
             kept: Vec::new(),
             asks_next: None,
             pending: Vec::new(),
+            begun: Instant::now(),
             closing: Vec::new(),
             lock,
         }
@@ -158,7 +168,7 @@ impl Writer {
                 Ok(verb) => {
                     let patience = verb.patience();
                     self.pending.push(verb);
-                    match patience {
+                    match patience.or_else(|| self.breath()) {
                         None => break,
                         Some(patience) => until = until.min(Instant::now() + patience),
                     }
@@ -175,6 +185,14 @@ impl Writer {
             }
         }
         true
+    }
+
+    /// Under a backlog (all slots at work, jobs waiting) a commit so soon after the last one waits for company: it
+    /// costs as much for one job as for several.
+    fn breath(&self) -> Option<Duration> {
+        let backlog = self.demand == 0 && self.shared.waiting.load(Ordering::Relaxed) > 0;
+        let breath = (BREATH * self.slots.saturating_sub(2)).min(LONGEST_BREATH);
+        backlog.then(|| breath.checked_sub(self.begun.elapsed())).flatten()
     }
 
     /// A question for messages: answered at once, or once there is one.
@@ -228,6 +246,7 @@ impl Writer {
         }
         let acknowledged = self.acknowledged;
         let mut answers: Vec<Answer> = Vec::with_capacity(verbs.len());
+        self.slots = self.slots.max(self.demand);
         // Demand that comes with the record of an ending counts only if that is recorded.
         let mut carried = 0;
         for verb in &verbs {
@@ -239,6 +258,7 @@ impl Writer {
                 _ => {}
             }
         }
+        self.begun = Instant::now();
         let (outcome, claims, batch) = match self.store.begin(clock::now()) {
             Ok(mut batch) => {
                 batch.free = if troubled { 0 } else { self.demand };
