@@ -188,7 +188,7 @@ def executor(fill: Callable[[Path], None] | None = None, **settings: str) -> Ite
                 "DB_URL": f"sqlite:{directory}/ledger.db",
                 "HTTP_ADDR": "none",
                 "TASKS_PATH": str(HERE),
-                "CONCURRENCY": os.environ.get("CONCURRENCY", "4"),
+                "CONCURRENCY": os.environ.get("CONCURRENCY", "8"),
                 "LOG_LEVEL": "warn",
                 "EXECUTOR_ID": "bench",
                 **settings,
