@@ -12,6 +12,7 @@ mod marks;
 mod output;
 mod past;
 mod preload;
+mod renew;
 mod shim;
 mod slot;
 mod spawn;
@@ -228,7 +229,7 @@ impl Slots {
             slots.give_back(begin()?, ending::Health::Clean);
         }
         if shared.setup.preload.remember() {
-            tokio::spawn(renew(Arc::clone(shared)));
+            tokio::spawn(renew::renew(Arc::clone(shared)));
         }
         Ok(slots)
     }
@@ -275,7 +276,7 @@ impl Slots {
         std::mem::forget(place);
         self.give_back(ready.slot, made.health);
         if made.imported.is_some_and(|imported| setup.preload.note(imported)) {
-            tokio::spawn(renew(Arc::clone(&self.shared)));
+            tokio::spawn(renew::renew(Arc::clone(&self.shared)));
         }
         made.report
     }
@@ -287,7 +288,7 @@ impl Slots {
         let mut place = match health {
             ending::Health::Clean if slot.is_worn() && shared.keeper.needs_spare() => {
                 let shared = Arc::clone(&shared);
-                tokio::spawn(async move { offer_spare(&shared).await });
+                tokio::spawn(async move { renew::offer_spare(&shared).await });
                 Some(slot)
             }
             ending::Health::Clean => Some(slot),
@@ -322,40 +323,6 @@ impl Slots {
 
 /// How long the end waits for runs under way, and for slots that are being started.
 const CLOSING: Duration = Duration::from_secs(3);
-
-/// How long runs are listened to before what they told leads to new slots.
-const GATHER: Duration = Duration::from_millis(200);
-
-/// Starts a slot beside the others and has it wait for a place.
-async fn offer_spare(shared: &Shared) -> Result<(), slot::SlotError> {
-    let Ok(_starting) = shared.starting.acquire().await else { return Ok(()) };
-    let mut spare = slot::Slot::start(&shared.setup)?;
-    let process = spare.process().await?;
-    spare.park(process);
-    shared.keeper.offer(spare);
-    Ok(())
-}
-
-/// Makes slots of what runs told, until nothing new came in. No run waits for it.
-async fn renew(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(GATHER).await;
-        let probing = Arc::clone(&shared);
-        let changed =
-            tokio::task::spawn_blocking(move || probing.setup.preload.renew(&probing.setup)).await;
-        if matches!(changed, Ok(true)) {
-            for _ in 0..shared.setup.options.slots {
-                if let Err(error) = offer_spare(&shared).await {
-                    tracing::warn!(event = "slot_replaced", error = %keeper::text(&error), "a slot with new modules could not be started");
-                    break;
-                }
-            }
-        }
-        if shared.setup.closing.load(Ordering::Relaxed) || !shared.setup.preload.goes_on() {
-            return;
-        }
-    }
-}
 
 /// A place taken from the keeper: given back empty if the run is dropped half-way.
 struct Place<'a> {
