@@ -230,7 +230,10 @@ fn mask(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let masked = match rest.rsplit_once('@') {
         None => rest.to_owned(),
-        Some((who, host)) => format!("{}:***@{host}", who.split(':').next().unwrap_or_default()),
+        Some((who, host)) => match who.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}"),
+            None => format!("***@{host}"), // a token, or a name: who can tell?
+        },
     };
     let Some((place, query)) = masked.split_once('?') else {
         return format!("{scheme}://{masked}");

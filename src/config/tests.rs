@@ -144,6 +144,8 @@ fn passwords_are_never_shown() {
         let errors = with(&[(name, url)]).map(|_| ()).unwrap_err();
         assert!(!errors.contains("secret"), "{errors}");
     }
+    let loaded = with(&[("REDIS_URL", "redis://secret@host")]).unwrap();
+    assert_eq!(line(&loaded, "redis.url").value, "redis://***@host");
     let unix = "unix:///run/redis.sock?user=u&pass=secret";
     let loaded = with(&[("REDIS_URL", unix)]).unwrap();
     assert_eq!(line(&loaded, "redis.url").value, "unix:///run/redis.sock?user=u&pass=***");
