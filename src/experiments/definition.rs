@@ -118,6 +118,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
     seconds
         .filter(|seconds| *seconds > 0.0 && *seconds <= MAX_TIMEOUT_SECONDS)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|timeout| !timeout.is_zero()) // less than a nanosecond
         .ok_or_else(|| format!("timeout is {text}; it must be seconds over 0, at most 30 days"))
 }
 
@@ -204,6 +205,7 @@ mod tests {
             (hash(&[("tool", "t"), ("params", "[1]")]), "params is not a JSON object"),
             (hash(&[("tool", "t"), ("params", "{")]), "params is not"),
             (hash(&[("tool", "t"), ("timeout", "soon")]), "timeout is soon"),
+            (hash(&[("tool", "t"), ("timeout", "1e-12")]), "timeout is 1e-12"),
             (hash(&[("tool", "t"), ("max_attempts", "0")]), "max_attempts is 0"),
             (hash(&[("execution", "tool")]), "execution is not"),
             (hash(&[("execution", r#"{"tool":5}"#)]), "execution is not"),

@@ -38,7 +38,8 @@ print("\n" + json.dumps({
     "executable": sys.executable, "version": list(sys.version_info[:3]), "implementation": sys.implementation.name,
     "sys_path": [p for p in sys.path if p], "prefix": sys.prefix, "exec_prefix": sys.exec_prefix,
     "base_prefix": sys.base_prefix, "base_exec_prefix": sys.base_exec_prefix,
-    "run_site": any(l.startswith(("import ", "import\t")) for p in sys.path if p for l in lines(p))}))
+    "run_site": not sys.modules.keys().isdisjoint(("sitecustomize", "usercustomize"))
+        or any(l.startswith(("import ", "import\t")) for p in sys.path if p for l in lines(p))}))
 "#;
 
 /// An interpreter's own account.

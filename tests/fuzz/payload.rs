@@ -85,7 +85,8 @@ fn read_here(bytes: &[u8]) -> Result<Draft, Box<executor::job::Refusal>> {
 }
 
 /// The draft as a payload in one spelling.
-fn canonical(draft: &Draft) -> Value {
+fn canonical(draft: &Draft) -> Option<Value> {
+    let parameters: Value = serde_json::from_str(draft.parameters.get()).ok()?;
     let (mut payload, mut set) = (serde_json::Map::new(), Vec::new());
     match &draft.target {
         Some(Target::Tool(tool)) => set.push(("target", json!(tool))),
@@ -100,7 +101,7 @@ fn canonical(draft: &Draft) -> Value {
         ("job_id", json!(draft.id.as_ref().map(|id| id.as_str()))),
         ("task_type", json!(draft.task_type.map(|kind| kind.as_str()))),
         ("experiment_id", json!(draft.experiment_id)),
-        ("parameters", serde_json::from_str(draft.parameters.get()).unwrap()),
+        ("parameters", parameters),
         ("timeout_seconds", json!(draft.timeout.map(|timeout| timeout.as_secs_f64()))),
         ("max_attempts", json!(draft.max_attempts)),
         ("priority", json!(draft.priority)),
@@ -109,7 +110,7 @@ fn canonical(draft: &Draft) -> Value {
         ("run_at", json!(draft.run_at.map(|at| at.to_string()))),
     ]);
     payload.extend(set.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    payload.into()
+    Some(payload.into())
 }
 
 fn check_draft(bytes: &[u8], draft: &Draft) -> Result<(), TestCaseError> {
@@ -124,13 +125,14 @@ fn check_draft(bytes: &[u8], draft: &Draft) -> Result<(), TestCaseError> {
         }
         None => {}
     }
-    let parameters: Value = serde_json::from_str(draft.parameters.get()).unwrap();
-    prop_assert!(parameters.is_object());
+    // Not read: half of a surrogate pair is JSON, and Python takes it, but no text of Rust's.
+    let is_object = draft.parameters.get().starts_with('{');
+    prop_assert!(is_object);
     let longest = std::time::Duration::from_secs(30 * 24 * 3600);
     prop_assert!(draft.timeout.is_none_or(|timeout| !timeout.is_zero() && timeout <= longest));
     prop_assert!(draft.max_attempts.is_none_or(|n| (1..=100).contains(&n)));
     prop_assert!(draft.priority.is_none_or(|n| (1..=9).contains(&n)));
-    let canonical = canonical(draft);
+    let Some(canonical) = canonical(draft) else { return Ok(()) };
     let again = read_here(canonical.to_string().as_bytes());
     let again =
         again.map_err(|refusal| TestCaseError::fail(format!("{canonical}: {refusal:?}")))?;

@@ -239,3 +239,15 @@ fn progress_is_seen_while_a_job_runs() {
         assert_eq!(bench.executor.ended("slow")["status"], "COMPLETED");
     }
 }
+
+#[test]
+fn half_a_surrogate_pair_in_parameters_reaches_the_callable_and_disturbs_nobody() {
+    let bench = Bench::start("forkserver", &[]);
+    let payload = r#"{"job_id": "half", "task_type": "event", "target": "tasks.good:echo", "parameters": {"value": "a\ud800b"}}"#;
+    bench.redis.push_all([payload.as_bytes()]);
+    let row = bench.executor.ended("half");
+    assert_eq!(row["status"], "COMPLETED", "{row:#?}");
+    let shown = bench.executor.json(&["job", "show", "half", "--json"]);
+    assert_eq!(shown["id"], "half");
+    assert_eq!(bench.executor.json(&["job", "list", "--json"])[0]["id"], "half");
+}

@@ -81,6 +81,8 @@ def where():
     import editable_path, editable_finder, plain, both, json
     return [sys.prefix, sys.base_prefix != sys.prefix, editable_path.WHO, editable_finder.WHO, plain.WHO, both.WHO,
             len(json.dumps([]))]
+def customized():
+    return CUSTOMIZED
 def only_here():
     import helper
     return helper.WHO
@@ -125,6 +127,10 @@ fn virtual_environment(root: &Path) -> PathBuf {
     let far = format!("{:?}", root.join("far").to_str().unwrap());
     write(site.join("__editable___two_finder.py"), &FINDER.replace("SOURCE", &far));
     write(site.join("__editable__.two.pth"), "import __editable___two_finder\n");
+    write(
+        site.join("sitecustomize.py"),
+        "import builtins\nbuiltins.CUSTOMIZED = 'by sitecustomize'\n",
+    );
     for (name, who) in [("plain", "installed"), ("both", "installed"), ("listed", "installed")] {
         write(
             site.join(name).join("__init__.py"),
@@ -160,6 +166,7 @@ fn a_virtual_environment_is_one() {
             json!([prefix, true, "editable_path", "editable_finder", "installed", "installed", 2]),
             "{method}"
         );
+        assert_eq!(bench.value("site", "tasks.job:customized", json!({})), "by sitecustomize");
         assert_eq!(bench.value("last", "tasks.job:only_here", json!({})), "helper of the root");
         assert_eq!(bench.value("listed", "listed:run", json!({})), "listed of the root");
         assert_eq!(
