@@ -82,17 +82,17 @@ pub(super) fn is_alive(pid: i32, start: u64) -> bool {
     tree::stat(pid).is_some_and(|stat| stat.start == start && !stat.is_dead())
 }
 
-/// Kills all under it, then itself: its orphans would be nobody's.
-fn end(pid: i32, start: u64) {
+/// Stops it, so that it starts nothing more, kills all under it, then itself: its orphans would be nobody's.
+pub(super) fn end(pid: i32, start: u64) {
+    let Some(fd) = tree::open(pid, start) else { return };
+    tree::signal(&fd, Signal::STOP);
     let mut killed = tree::Killed::default();
     let until = Instant::now() + PATIENCE;
     while is_alive(pid, start) && tree::freeze_and_kill(pid, &mut killed) && Instant::now() < until
     {
         std::thread::sleep(LOOK);
     }
-    if let Some(fd) = tree::open(pid, start) {
-        tree::signal(&fd, Signal::KILL);
-    }
+    tree::signal(&fd, Signal::KILL);
 }
 
 #[cfg(test)]
@@ -120,6 +120,33 @@ mod tests {
         wait(dir.path()).unwrap();
         assert!(begun.elapsed() < PATIENCE);
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn one_that_starts_others_all_the_time_leaves_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("alive");
+        let script = format!(
+            "import os, time\nwhile True:\n    if os.fork() == 0:\n        time.sleep(600) if os.path.exists({mark:?}) else os._exit(0)\n    time.sleep(0.0005)\n"
+        );
+        fs::write(&mark, "").unwrap();
+        for _ in 0..20 {
+            let mut child =
+                std::process::Command::new("python3").args(["-c", &script]).spawn().unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            let until = Instant::now() + PATIENCE;
+            while tree::children(pid).is_empty() && Instant::now() < until {
+                std::thread::sleep(LOOK);
+            }
+            end(pid, tree::stat(pid).unwrap().start);
+            child.wait().unwrap();
+        }
+        let word = mark.to_str().unwrap();
+        let left = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(word)
+        });
+        assert_eq!(left.count(), 0);
     }
 
     #[test]
