@@ -57,6 +57,10 @@ def _probe(name: str) -> "str | None":
     os.close(theirs)
     deadline = monotonic() + _PATIENCE
     while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        if _is_abandoned():
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            os._exit(1)
         if monotonic() > deadline:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
@@ -66,6 +70,14 @@ def _probe(name: str) -> "str | None":
     said = os.read(ours, 4096).decode(errors="replace")
     os.close(ours)
     return None if said == _NOTHING else said or "its import ends the process"
+
+
+def _is_abandoned() -> bool:
+    """Whoever asked is gone: the end of our stdin is the end of us, whatever is remembered of us elsewhere."""
+    try:
+        return os.read(0, 1) == b""
+    except BlockingIOError:
+        return False
 
 
 def _answers(names: "list[str]", learned: "set[str]") -> "dict[str, str | None]":
@@ -86,6 +98,7 @@ def _answers(names: "list[str]", learned: "set[str]") -> "dict[str, str | None]"
 
 def main() -> None:
     """Ask, answer on what was stdout; what modules print goes to stderr."""
+    os.set_blocking(0, False)
     answer = os.dup(1)
     os.dup2(2, 1)
     config = json.loads(sys.argv[1])

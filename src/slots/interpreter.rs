@@ -161,7 +161,7 @@ pub(super) fn last_line<T: DeserializeOwned>(stdout: &[u8]) -> Option<T> {
 }
 
 /// Runs an interpreter that answers a question, which is known as a child for as long as it lives: at most
-/// for so long, and only until nobody cares any more.
+/// for so long, and only until nobody cares any more. Its stdin is open for as long as somebody does.
 pub(super) fn answer(
     mut command: Command,
     options: &Options,
@@ -172,10 +172,11 @@ pub(super) fn answer(
     let mut child = command
         .env_clear()
         .envs(&options.environment)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    let lifeline = child.stdin.take();
     let pid = spawn::pid_of(&child);
     known.insert(pid);
     drop(known);
@@ -192,6 +193,7 @@ pub(super) fn answer(
         child.kill()?;
     }
     let output = child.wait_with_output();
+    drop(lifeline);
     spawn::known().remove(&pid);
     if late { Err(io::ErrorKind::TimedOut.into()) } else { output }
 }

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_one_that_fails_in_the_slot_is_left_out_with_a_line(forked):
     assert forked.call_source("def run(): return 1\n").value == 1
 
 
+def ask(command):
+    """The answer of a probe whose stdin stays open, as the executor keeps it."""
+    reader, writer = os.pipe()
+    try:
+        environment = {"PATH": os.environ["PATH"]}
+        run = subprocess.run(command, stdin=reader, capture_output=True, check=True, env=environment)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return json.loads(run.stdout)
+
+
 THREADS = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
 
 
@@ -95,13 +108,28 @@ def test_each_is_probed_first(forked, tmp_path, source, reason):
         str(tmp_path / "site-packages"),
     ]
     command = [sys.executable, "-I", "-S", str(SHIM / "executor_shim" / "preload_probe.py"), json.dumps(config)]
-    answer = subprocess.run(
-        [*command, json.dumps([["csv", "party"], ["csv"]])],
-        capture_output=True,
-        check=True,
-        env={"PATH": os.environ["PATH"]},
-    )
-    assert json.loads(answer.stdout) == {"csv": None, "party": reason}
+    answer = ask([*command, json.dumps([["csv", "party"], ["csv"]])])
+    assert answer == {"csv": None, "party": reason}
+
+
+def test_nothing_is_left_of_a_probe_once_whoever_asked_is_gone(forked, tmp_path):
+    noted = tmp_path / "pid"
+    source = f"import os, time\nopen({str(noted)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    write(tmp_path / "site-packages" / "party.py", source)
+    config = dict(forked.config, preload={"learn": "stdlib", "names": []})
+    paths = [path for path in sys.path if path and "python_shim" not in path]
+    config["sys_path"] = [*paths, str(tmp_path / "site-packages")]
+    command = [sys.executable, "-I", "-S", str(SHIM / "executor_shim" / "preload_probe.py"), json.dumps(config)]
+    probe = subprocess.Popen([*command, json.dumps([["party"], []])], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (noted.exists() and noted.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    probe.stdin.close()
+    assert probe.wait(timeout=30) == 1
+    probe.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text()), 0)
 
 
 def test_modules_of_tools_and_tasks_are_loaded_ahead_only_if_named(forked):
@@ -110,5 +138,4 @@ def test_modules_of_tools_and_tasks_are_loaded_ahead_only_if_named(forked):
     config["sys_path"] = [path for path in sys.path if path and "python_shim" not in path]
     command = [sys.executable, "-I", "-S", str(SHIM / "executor_shim" / "preload_probe.py"), json.dumps(config)]
     for learned, reason in ((["tasks"], "it is a module of tools or tasks"), ([], None)):
-        answer = subprocess.run([*command, json.dumps([["tasks"], learned])], capture_output=True, check=True)
-        assert json.loads(answer.stdout) == {"tasks": reason}
+        assert ask([*command, json.dumps([["tasks"], learned])]) == {"tasks": reason}
