@@ -119,6 +119,12 @@ mod tests {
             .unwrap();
         let pid = child.id().cast_signed();
         let me = std::process::id().cast_signed();
+        // For a moment after its birth a process has no environment yet.
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while fs::read(format!("/proc/{pid}/environ")).unwrap().is_empty() {
+            assert!(std::time::Instant::now() < until);
+            std::thread::yield_now();
+        }
         let found = marked(dir.path(), Some(me));
         let orphans = marked(dir.path(), None);
         let elsewhere = marked(&dir.path().join("other"), Some(me));
