@@ -246,18 +246,9 @@ impl Writer {
         }
         let acknowledged = self.acknowledged;
         let mut answers: Vec<Answer> = Vec::with_capacity(verbs.len());
-        self.slots = self.slots.max(self.demand);
         // Demand that comes with the record of an ending counts only if that is recorded.
         let mut carried = 0;
-        for verb in &verbs {
-            match verb {
-                Verb::Demand(free) => self.demand = self.demand.saturating_add(*free),
-                Verb::Withdraw(_) => self.demand = 0,
-                #[cfg(test)]
-                Verb::LimitPages(pages, _) => self.store.limit_pages(*pages),
-                _ => {}
-            }
-        }
+        verbs.iter().for_each(|verb| self.hear(verb));
         self.begun = Instant::now();
         let (outcome, claims, batch) = match self.store.begin(clock::now()) {
             Ok(mut batch) => {
@@ -316,6 +307,20 @@ impl Writer {
             self.answer_next();
         }
         committed
+    }
+
+    /// What a verb says to the writer itself.
+    fn hear(&mut self, verb: &Verb) {
+        match verb {
+            Verb::Demand(free) => {
+                self.demand = self.demand.saturating_add(*free);
+                self.slots = self.slots.max(self.demand);
+            }
+            Verb::Withdraw(_) => self.demand = 0,
+            #[cfg(test)]
+            Verb::LimitPages(pages, _) => self.store.limit_pages(*pages),
+            _ => {}
+        }
     }
 
     /// Notes whether the ledger can be written.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{BOTH, Bench, Drained, PATIENCE, Row, status, text};
+use crate::support::{BOTH, Bench, Drained, PATIENCE, Row, median, status, text};
 
 /// What the executor's memory may grow by, in KiB.
 const ROOM: u64 = 32 << 10;
@@ -67,19 +67,6 @@ fn megabytes() -> u64 {
     std::env::var("FLOOD_MB").ok().map_or(24, |mb| mb.parse().unwrap())
 }
 
-/// From push to end of a run that does nothing.
-fn latency(bench: &Bench, id: &str) -> Duration {
-    let begun = Instant::now();
-    bench.push(id, "tasks.good:noop", json!({}), json!({}));
-    bench.executor.ended(id);
-    begun.elapsed()
-}
-
-fn median(mut all: Vec<Duration>) -> Duration {
-    all.sort();
-    all[all.len() / 2]
-}
-
 #[test]
 fn no_flood_reaches_the_executor_or_its_other_runs() {
     let size = megabytes() << 20;
@@ -87,7 +74,7 @@ fn no_flood_reaches_the_executor_or_its_other_runs() {
         let bench = Bench::new(method, &[("CONCURRENCY", "2"), ("KILL_GRACE", "200ms")]);
         let executor = Drained::serve(&bench);
         let alone = |when: &str| {
-            median((0..15).map(|n| latency(&bench, &format!("{method}-{when}{n}"))).collect())
+            median((0..15).map(|n| bench.latency(&format!("{method}-{when}{n}"))).collect())
         };
         let before = alone("before");
         let memory = status(executor.pid(), "VmRSS");
@@ -103,7 +90,7 @@ fn no_flood_reaches_the_executor_or_its_other_runs() {
             );
             let (mut own, first) = (0, beside.len());
             let row = loop {
-                beside.push(latency(&bench, &format!("{name}-beside{}", beside.len())));
+                beside.push(bench.latency(&format!("{name}-beside{}", beside.len())));
                 own = own.max(status(executor.pid(), "VmRSS"));
                 let row = bench.executor.job(name).filter(|row| row["finished_at"].is_string());
                 if let Some(row) = row {

@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{BOTH, Bench, eventually, has, text};
+use crate::support::{BOTH, Bench, eventually, has, median, text};
 
 #[test]
 fn everything_a_run_writes_becomes_a_log_line() {
@@ -114,19 +114,6 @@ impl Drop for Piped {
     }
 }
 
-/// From push to end of a job that does nothing, as the ledger saw it.
-fn latency(bench: &Bench, id: &str) -> Duration {
-    let begun = Instant::now();
-    bench.push(id, "tasks.good:noop", json!({}), json!({}));
-    bench.executor.ended(id);
-    begun.elapsed()
-}
-
-fn median(mut all: Vec<Duration>) -> Duration {
-    all.sort();
-    all[all.len() / 2]
-}
-
 #[test]
 fn a_gigabyte_of_output_disturbs_nobody() {
     const SIZE: u64 = 1 << 30;
@@ -141,7 +128,7 @@ fn a_gigabyte_of_output_disturbs_nobody() {
         }
     });
     let alone =
-        |when: &str| median((0..15).map(|n| latency(&bench, &format!("{when}{n}"))).collect());
+        |when: &str| median((0..15).map(|n| bench.latency(&format!("{when}{n}"))).collect());
     let alone_before = alone("before");
     let before = piped.rss();
     let done = bench.path("done");
@@ -154,7 +141,7 @@ fn a_gigabyte_of_output_disturbs_nobody() {
     eventually("the flood to begin", || (taken.load(Ordering::Relaxed) > 10 << 20).then_some(()));
     let (mut beside, mut most) = (Vec::new(), 0);
     while !flooded.load(Ordering::Relaxed) {
-        beside.push(latency(&bench, &format!("beside{}", beside.len())));
+        beside.push(bench.latency(&format!("beside{}", beside.len())));
         most = most.max(piped.rss());
         flooded
             .store(bench.executor.job("flood").unwrap()["status"] != "RUNNING", Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! A Redis and an executor for tests of jobs: push one, wait for its row, look at its processes.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -62,6 +63,14 @@ impl Bench {
         let row = self.run(id, target, parameters, json!({}));
         assert_eq!(row["status"], "COMPLETED", "{row:#?}");
         value_of(&row)
+    }
+
+    /// From push to end of a job that does nothing, as the ledger saw it.
+    pub(crate) fn latency(&self, id: &str) -> Duration {
+        let begun = Instant::now();
+        self.push(id, "tasks.good:noop", json!({}), json!({}));
+        self.executor.ended(id);
+        begun.elapsed()
     }
 
     /// The only attempt of a job.
@@ -154,4 +163,10 @@ pub(crate) fn descendants(root: i64) -> Vec<i64> {
         }
     }
     found
+}
+
+/// The one in the middle.
+pub(crate) fn median(mut all: Vec<Duration>) -> Duration {
+    all.sort();
+    all[all.len() / 2]
 }

@@ -11,7 +11,7 @@ mod user;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, noted, text, value_of};
+pub(crate) use bench::{BOTH, Bench, Noted, descendants, has, median, noted, text, value_of};
 pub(crate) use disk::Disk;
 pub(crate) use drained::{Drained, status};
 pub(crate) use executor::{Executor, Row, fixtures};
