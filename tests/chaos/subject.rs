@@ -105,9 +105,9 @@ impl Subject {
     }
 
     pub(crate) fn kill(&mut self) {
-        // Between the two is the instant; the record of what it cut short is later than both.
-        self.kills.push(now());
+        // Once it is dead: it may begin one more job until then, and records of what was cut short are later.
         self.executor.kill();
+        self.kills.push(now());
         self.alive = false;
     }
 
