@@ -28,7 +28,7 @@ executed = 0  # modules that this process took as armed
 class Armed:
     """One module, ready to be executed."""
 
-    __slots__ = ("before", "code", "data", "device", "inode", "module", "name", "parent", "path", "tail")
+    __slots__ = ("before", "code", "data", "device", "functions", "inode", "module", "name", "parent", "path", "tail")
 
     def __init__(self, name: str, path: str, data: bytes, code: "CodeType", parent: "Armed | None") -> None:
         self.name = name
@@ -44,55 +44,45 @@ class Armed:
         self.module: ModuleType = module_from_spec(spec)
         there = stat(path)
         self.device, self.inode = there.st_dev, there.st_ino
+        inner = [one.co_name for one in code.co_consts if type(one) is type(code)]
+        self.functions = frozenset(filter(is_name, inner))  # may be asked for, if they are what their names say
 
-    def holds(self) -> bool:
-        """Whether the file is still this one, with these bytes."""
-        if self.before is not None and access(self.before, F_OK):
-            return False
+
+def load(chain: "tuple[Armed, ...]") -> "Armed | None":
+    """Import an armed module and its parents, outermost first. `None`: one is no longer as it was."""
+    global executed
+    for one in chain:
+        # The file must be the very one, with these bytes, and none be there that would be found before it.
+        if one.before is not None and access(one.before, F_OK):
+            return None
         try:
-            descriptor = open(self.path, O_RDONLY | O_CLOEXEC)
+            descriptor = open(one.path, O_RDONLY | O_CLOEXEC)
         except OSError:
-            return False
+            return None
         try:
             now = fstat(descriptor)
-            return (
-                now.st_ino == self.inode
-                and now.st_dev == self.device
-                and read(descriptor, len(self.data) + 1) == self.data
-            )
+            if now.st_ino != one.inode or now.st_dev != one.device or read(descriptor, len(one.data) + 1) != one.data:
+                return None
         finally:
             close(descriptor)
-
-    def execute(self, modules: "dict[str, ModuleType]") -> None:
-        """Make it what `import` would: executed, in `sys.modules`, an attribute of its parent."""
-        global executed
+    modules = sys.modules
+    for one in chain:
+        if one.name in modules:
+            continue
+        # What `import` does: executed in `sys.modules`, then an attribute of its parent.
         executed += 1
-        spec = self.module.__spec__
-        modules[self.name] = self.module
+        module, spec = one.module, one.module.__spec__
+        modules[one.name] = module
         spec._initializing = True  # type: ignore[union-attr]  # for imports in a circle
         try:
-            exec(self.code, self.module.__dict__)
+            exec(one.code, module.__dict__)
         except BaseException:
-            modules.pop(self.name, None)
+            modules.pop(one.name, None)
             raise
         finally:
             spec._initializing = False  # type: ignore[union-attr]
-        if self.parent is not None:
-            setattr(modules[self.parent.name], self.tail, modules[self.name])
-
-
-def load(roots: "Roots", name: str) -> "Armed | None":
-    """Import an armed module and its parents. `None`: it is not armed, or no longer as it was."""
-    chain = roots.chains.get(name)
-    if chain is None:
-        return None
-    for one in chain:
-        if not one.holds():
-            return None
-    modules = sys.modules
-    for one in chain:
-        if one.name not in modules:
-            one.execute(modules)
+        if one.parent is not None:
+            setattr(modules[one.parent.name], one.tail, modules[one.name])
     return one
 
 

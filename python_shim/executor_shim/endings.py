@@ -3,9 +3,9 @@
 Must not write frames but those that count items.
 """
 
-import gc
 import io
 import sys
+from gc import get_objects
 from posix import _exit  # users may patch `os`
 
 TYPE_CHECKING = False
@@ -100,7 +100,10 @@ def finish(modules: "dict[str, ModuleType]") -> None:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-        _flush_files()
+        for kind in set(map(type, get_objects())):
+            if issubclass(kind, _WRITERS):
+                _flush_files()
+                break
     except BaseException:  # replaced or closed: now what can be done for each
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             if stream is not None:
@@ -115,7 +118,7 @@ def finish(modules: "dict[str, ModuleType]") -> None:
 
 def _flush_files() -> None:
     # Files that were never closed are flushed as plain Python does when it takes its modules down.
-    for one in gc.get_objects():
+    for one in get_objects():
         if issubclass(type(one), _WRITERS) and not one.closed:
             _quietly(one.flush)
 

@@ -22,8 +22,6 @@ _LONGEST_NAME = 1000
 _INTERVAL = 0.1  # seconds between two `progress`, and between two `items`, in the long run
 _BURST = 1.0  # seconds that may be spent ahead: ten at once
 
-Identity = tuple[int, int]
-
 
 def text(value: "Any") -> str:
     """JSON text of something the shim made itself."""
@@ -110,10 +108,10 @@ class _Pace:
 class Channel:
     """The run's end of the pipe for frames. Safe from threads and signal handlers; mute in forked children."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._identity = _identity(descriptor)
-        self._pid = getpid()
+    def __init__(self) -> None:
+        self._descriptor = -1
+        self._device = self._inode = 0
+        self._pid = 0
         self._lock = RLock()
         self._waiting: list[bytes] = []
         self._writing = False
@@ -123,6 +121,14 @@ class Channel:
         self._items: int | None = None
         self._items_told: int | None = None
         self._items_pace: _Pace | None = None
+
+    def open(self, descriptor: int) -> None:
+        """Speak on this descriptor from now on, as this process."""
+        self._descriptor = descriptor
+        there = fstat(descriptor)
+        self._device, self._inode = there.st_dev, there.st_ino
+        self._pid = getpid()
+        self._ended = False
 
     def emit(self, name: str, fields: "dict[str, Any]") -> None:
         """Send an event. Raises `TypeError` naming a field without JSON form."""
@@ -173,12 +179,22 @@ class Channel:
                 self._send_progress()
             if self._items is not None:
                 self._send_items()
-            if not self._is_ours():
-                return False
             if self._writing:
                 self._send(frame)  # from a signal handler: after the frame under way
             else:
-                _write_all(self._descriptor, frame.encode())
+                # What `_is_ours` and `_write_all` do, without the price of entering them.
+                descriptor, data = self._descriptor, frame.encode()
+                try:
+                    there = fstat(descriptor)
+                    if there.st_ino != self._inode or there.st_dev != self._device:
+                        return False
+                    done = write(descriptor, data)
+                except OSError:
+                    if not self._is_ours():
+                        return False
+                    done = 0
+                if done < len(data):
+                    _write_all(descriptor, data[done:])
             self._ended = True
             return True
 
@@ -199,9 +215,10 @@ class Channel:
 
     def _is_ours(self) -> bool:
         try:
-            return _identity(self._descriptor) == self._identity
+            there = fstat(self._descriptor)
         except OSError:
             return False
+        return (there.st_dev, there.st_ino) == (self._device, self._inode)
 
     def _send(self, frame: str) -> None:
         if not self._is_run():
@@ -218,11 +235,6 @@ class Channel:
                     _write_all(self._descriptor, self._waiting.pop(0))
             finally:
                 self._writing = False
-
-
-def _identity(descriptor: int) -> Identity:
-    stat = fstat(descriptor)
-    return stat.st_dev, stat.st_ino
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

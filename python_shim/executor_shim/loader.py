@@ -10,20 +10,21 @@ from _frozen_importlib_external import SourceFileLoader
 from posix import getcwd
 
 from . import armed
+from .armed import load as load_armed
 from .errors import Unfit
 from .sources import Roots, SourceFinder, inside, is_file, is_name, load_chain, locate, spec_of_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
+    from types import FunctionType, ModuleType
     from typing import Any
 
 TOOLS_PACKAGE = "executor_tools"  # tools are its modules, so that none can pass for a library
 
 _FUNCTION = type(lambda: None)
-_SAMPLE_ROOTS = Roots(__file__.rpartition("/")[0], "", ("executor_sample",))
-_roots: Roots | None = None
+SAMPLE_ROOTS = Roots(__file__.rpartition("/")[0], "", ("executor_sample",))  # of the shim's own module
+roots = Roots("", "", ())  # those of the configuration
 
 
 class Found:
@@ -46,44 +47,65 @@ class Found:
 
 def configure(tasks_path: str, tools_path: str, allowed: "list[str]") -> None:
     """Say where targets are. Once per process, before any code of the user's runs."""
-    global _roots
-    _roots = Roots(_absolute(tasks_path), _absolute(tools_path), tuple(allowed))
-    for path in (_roots.tasks, _roots.tools):
+    global roots
+    roots = Roots(_absolute(tasks_path), _absolute(tools_path), tuple(allowed))
+    for path in (roots.tasks, roots.tools):
         if path not in sys.path:
             sys.path.append(path)
-    sys.path_hooks.insert(0, _roots.hook)
+    sys.path_hooks.insert(0, roots.hook)
     sys.path_importer_cache.clear()
-    sys.meta_path.insert(0, SourceFinder(_roots))
+    sys.meta_path.insert(0, SourceFinder(roots))
 
 
 def arm() -> None:
     """In a process that forks the runs: make ready what they may ask for, without running it."""
-    if _roots is not None:
-        sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, _roots.tools)
-        armed.arm(_SAMPLE_ROOTS, TOOLS_PACKAGE)
-        armed.arm(_roots, TOOLS_PACKAGE)
+    sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, roots.tools)
+    armed.arm(SAMPLE_ROOTS, TOOLS_PACKAGE)
+    armed.arm(roots, TOOLS_PACKAGE)
 
 
 def own_paths() -> "tuple[str, ...]":
     """How the paths of the user's modules begin."""
-    if _roots is None:
-        return ()
-    tasks = [f"{_roots.tasks.rstrip('/')}/{name}{end}" for name in _roots.allowed for end in ("/", ".py")]
-    return (f"{_roots.tools.rstrip('/')}/", *tasks)
+    tasks = [f"{roots.tasks.rstrip('/')}/{name}{end}" for name in roots.allowed for end in ("/", ".py")]
+    return (f"{roots.tools.rstrip('/')}/", *tasks)
 
 
-def load(target: "dict[str, Any]") -> Found:
+def ordinary(roots: Roots, target: "dict[str, Any]") -> "FunctionType | None":
+    """Import the module of `target`; its function, if module and function are of the usual kind.
+
+    The usual kind is an armed module and a plain function defined in it. `None`: only `load` can tell.
+    """
+    tool = target.get("tool")
+    if tool is not None:
+        chain = roots.chains.get(f"{TOOLS_PACKAGE}.{tool}")
+        wanted = "run" if chain is None or tool not in chain[-1].functions else tool
+    elif target.get("class") is None:
+        chain, wanted = roots.chains.get(target["module"]), target["function"]
+    else:
+        return None
+    if chain is None or wanted not in chain[-1].functions:
+        return None
+    one = load_armed(chain)
+    if one is None or sys.modules.get(one.name) is not one.module:
+        return None
+    names = one.module.__dict__
+    found = names.get(wanted)
+    if (
+        type(found) is not _FUNCTION
+        or (tool in names and wanted != tool)
+        or found.__dict__  # perhaps a wrapper
+        or found.__module__ != one.name
+        or found.__code__.co_filename != one.path
+    ):
+        return None
+    return found  # type: ignore[return-value]
+
+
+def load(roots: Roots, target: "dict[str, Any]") -> Found:
     """Import the module of `target` and find its callable. Raises `Unfit`, or what the module raises."""
-    if _roots is None:
-        raise RuntimeError("the loader is not configured")
     if "tool" in target:
-        return _load_tool(_roots, target["tool"])
-    return _load_callable(_roots, target["module"], target.get("class"), target["function"])
-
-
-def load_sample(target: "dict[str, Any]") -> Found:
-    """What `load` does, for the shim's own module `executor_sample`."""
-    return _load_callable(_SAMPLE_ROOTS, target["module"], target.get("class"), target["function"])
+        return _load_tool(roots, target["tool"])
+    return _load_callable(roots, target["module"], target.get("class"), target["function"])
 
 
 def _absolute(path: str) -> str:
@@ -248,7 +270,8 @@ def _check_defined(found: "Any", module: "ModuleType", whole: str) -> None:
 
 
 def _import_armed(roots: Roots, name: str) -> "ModuleType | None":
-    one = armed.load(roots, name)
+    chain = roots.chains.get(name)
+    one = load_armed(chain) if chain else None
     if one is None:
         return None
     module = sys.modules[name]

@@ -45,7 +45,7 @@ class Shape:
 
 def check(function: "Any", parameters: "dict[str, Any]", name: str) -> None:
     """Raise `Unfit` with one line that names the parameter and what would fit."""
-    if type(function) is _FUNCTION and _fits_exactly(function, parameters):
+    if type(function) is _FUNCTION and fit_exactly(function, parameters):
         return
     shape = _shape(function)
     if shape is None:
@@ -55,8 +55,11 @@ def check(function: "Any", parameters: "dict[str, Any]", name: str) -> None:
         raise Unfit("InvalidParametersError", f"{name}: {fault}")
 
 
-def _fits_exactly(function: "Any", parameters: "dict[str, Any]") -> bool:
-    """Whether every parameter is given, each of the very type its annotation names: the usual case, quickly told."""
+def fit_exactly(function: "Any", parameters: "dict[str, Any]") -> bool:
+    """Whether a plain function is given every parameter, each of the very type its annotation names.
+
+    The usual case, quickly told; if it is not, `check` has a closer look.
+    """
     code = function.__code__
     count = code.co_argcount
     if len(parameters) != count or code.co_flags & _VARIADIC or code.co_kwonlyargcount or code.co_posonlyargcount:

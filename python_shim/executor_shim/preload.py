@@ -20,8 +20,8 @@ _NEVER = frozenset(("antigravity", "this", "__main__", "executor_shim", "executo
 _MOST = 500  # names a run tells of
 
 _learn = "none"  # what runs tell of: `none`, `stdlib` or `auto`
-_loaded = 0  # modules in the slot
-_files: "list[tuple[str, Stamp]]" = []  # of modules loaded ahead that are the user's own, and how they were
+loaded = 0  # modules in the slot
+files: "list[tuple[str, Stamp]]" = []  # of modules loaded ahead that are the user's own, and how they were
 _roots: "tuple[str, ...]" = ()
 
 Stamp = tuple[int, int, int, int]
@@ -35,19 +35,19 @@ def configure(learn: str, roots: "tuple[str, ...]") -> None:
 
 def load(names: "list[str]") -> None:
     """In the slot: import modules that were probed. One that fails here all the same is left out with a line."""
-    global _files
+    global files
     with SingleThreaded(names):
         for name in names:
             fault = attempt(name)
             if fault:
                 sys.stderr.write(f"executor_shim: {name} could not be loaded ahead: {fault}\n")
-    _files = [(file, _stamp(file)) for _, file in _own_modules()]
+    files = [(file, _stamp(file)) for _, file in _own_modules()]
 
 
 def settle() -> None:
     """In the slot, before the first fork: what is loaded now is what a run finds."""
-    global _loaded
-    _loaded = len(sys.modules)
+    global loaded
+    loaded = len(sys.modules)
     armed.executed = 0
 
 
@@ -107,7 +107,7 @@ def _stamp(file: str) -> Stamp:
 
 def forget_if_changed() -> bool:
     """In the run: if a module of the user's that was loaded ahead has changed since, all of them are as not loaded."""
-    if not _files or all(_stamp(file) == stamp for file, stamp in _files):
+    if not files or all(_stamp(file) == stamp for file, stamp in files):
         return False
     for name, _ in _own_modules():
         del sys.modules[name]
@@ -117,9 +117,9 @@ def forget_if_changed() -> bool:
 def news() -> "list[str]":
     """In the run, at its end: what it loaded that a slot could have loaded ahead, in order."""
     modules = sys.modules
-    if _learn == "none" or len(modules) - _loaded <= armed.executed:
+    if _learn == "none" or len(modules) - loaded <= armed.executed:
         return []
-    return [name for name in list(modules)[_loaded:] if _is_worth(name)][:_MOST]
+    return [name for name in list(modules)[loaded:] if _is_worth(name)][:_MOST]
 
 
 def _is_worth(name: str) -> bool:

@@ -20,18 +20,24 @@ from _signal import (  # type: ignore[import-not-found]  # `signal` itself would
     signal,
 )
 from _socket import socket, socketpair
-from posix import _exit, getpid, putenv  # users may patch `os`
+from posix import close, dup2, getpid, putenv  # users may patch `os`
 
 import executor_shim
 
-from . import endings, failures, frames, loader, parameters, preload, values
+from . import armed, endings, failures, frames, loader, parameters, preload, values  # as modules: what is rare
+from .endings import finish
 from .errors import Unfit
+from .loader import ordinary
+from .parameters import fit_exactly
+from .values import NoJsonForm, fitting, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
-    from typing import Any, NoReturn
+    from typing import Any
+
+    from .sources import Roots
 
 DUMP, FRAMES = 200, 201  # descriptors of the run (frames.md section 2)
 EXIT_FAULT, EXIT_UNREADABLE, EXIT_NOT_OUR_PIPE = 1, 96, 97
@@ -41,13 +47,16 @@ _ANCILLARY = 64  # room for five descriptors and a header
 _MSG_TRUNC, _MSG_CTRUNC, _MSG_CMSG_CLOEXEC = 0x20, 0x08, 0x40000000
 _AF_UNIX, _SOCK_SEQPACKET = 1, 5
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
+_LOW_BYTE = 0 if sys.byteorder == "little" else 3
 _SIGPIPE, _SIGXFSZ, _LAST_SIGNAL = 13, 25, 64
 _IGNORED_BY_PYTHON = (_SIGPIPE, _SIGXFSZ)
 
 _result_limit = 10240
 _stack_signal = 0
 _dump, _frames = DUMP, FRAMES
-
+_channel = frames.Channel()
+# Results that are what they seem: neither to be awaited nor to be counted.
+_SETTLED = frozenset((type(None), bool, int, float, str))
 
 _REHEARSALS = 20
 _SOON = 0.002  # seconds: a request that waits already comes sooner, and a rehearsal would only delay it
@@ -111,8 +120,9 @@ def _settle() -> None:
     gc.freeze()
     for _ in range(_REHEARSALS):
         _rehearse_all()
-    for name in _read(_SAMPLE)["env"]:
+    for name in values.decode(_SAMPLE.decode())["env"]:
         os.environ.pop(name)
+    executor_shim._context = executor_shim.Context()
     preload.settle()
 
 
@@ -124,7 +134,7 @@ def _rehearse_all() -> None:
         [b"J", getpid().to_bytes(4, "little"), _SAMPLE],
         [(_SOL_SOCKET, _SCM_RIGHTS, null.to_bytes(4, sys.byteorder) * 4)],
     )
-    code = _make(theirs, loader.load_sample, {})
+    code = attend(theirs, loader.SAMPLE_ROOTS, {})
     os.dup2(log, 1)
     os.dup2(log, 2)
     for descriptor in (log, null, _dump, _frames):
@@ -137,7 +147,7 @@ def _rehearse_all() -> None:
 
 def rehearse() -> None:
     """In a fork, before its request is there: what a run does after it, so that the pages it writes to are its own."""
-    _serve(_read(_SAMPLE), frames.Channel(0), loader.load_sample, {})
+    _serve(scan(_SAMPLE.decode(), 0)[0], 0, loader.SAMPLE_ROOTS, {})
     del sys.modules["executor_sample"]
     preload.settle()
 
@@ -185,33 +195,81 @@ def _watch_for_crashes() -> None:
 
 
 def requests(ctl: int) -> socket:
-    """The socket on which requests come, for `attend` in a fork: it rehearses while none comes."""
-    connection = socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl)
+    """The socket on which the request comes."""
+    return socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl)
+
+
+def parked(ctl: int) -> socket:
+    """The same for `attend` in a fork: it rehearses while no request comes."""
+    connection = requests(ctl)
     connection.settimeout(_SOON)
     return connection
 
 
-def attend(ctl: "int | socket") -> "NoReturn":
-    """Wait for the request on the socket `ctl`, make the attempt, leave. Never returns.
+def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, ModuleType]" = sys.modules) -> int:
+    """Wait for the request, make the attempt; the exit code, with which to leave at once.
 
-    A closed socket is a quiet end: nobody wants this run any more.
+    A closed socket is a quiet end: nobody wants this run any more. `modules` are those whose duties at the end are
+    done. A fork pays three pages for each function that it enters, so the usual run meets few, and long ones.
     """
-    connection = socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl) if isinstance(ctl, int) else ctl
-    _exit(_make(connection, loader.load, sys.modules))
-
-
-def _make(ctl: socket, load: "Callable[[dict[str, Any]], loader.Found]", modules: "dict[str, ModuleType]") -> int:
-    """One attempt from its request on; the exit code. `modules`: those whose duties at the end are done."""
     code = EXIT_UNREADABLE
     try:
-        message = _receive(ctl)
-        if message is None:
-            return 0
-        body, descriptors = message
-        channel = _take_places(descriptors, ctl.detach())
-        request = _understood(body)
+        # 1. The message for this process.
+        wanted = b"J" + getpid().to_bytes(4, "little")
+        try:
+            data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+        except TimeoutError:  # nobody is in a hurry
+            ctl.settimeout(None)
+            rehearse()
+            data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+        if (
+            data[:5] == wanted
+            and len(ancillary) == 1
+            and len(ancillary[0][2]) == 16
+            and ancillary[0][2].count(0) == 12
+            and not flags & (_MSG_TRUNC | _MSG_CTRUNC)
+        ):
+            body = data[5:]
+            channel, stdout, stderr, dump = ancillary[0][2][_LOW_BYTE::4]  # four numbers below 256
+        else:
+            message = _unusual(ctl, data, ancillary, flags)
+            if message is None:
+                return 0
+            body, (channel, stdout, stderr, dump) = message
+        # 2. The first acts of frames.md section 2. 0 to 2 are open already: /dev/null and the log.
+        dup2(stdout, 1)
+        dup2(stderr, 2)
+        close(stdout)
+        close(stderr)
+        close(ctl.detach())
+        dup2(dump, _dump, False)
+        dup2(channel, _frames, False)
+        close(dump)
+        close(channel)
+        # 3. The request, its environment and context in force.
+        try:
+            try:
+                request = scan(body.decode(), 0)[0]
+            except ValueError:
+                sys.set_int_max_str_digits(0)  # an integer of more than 4300 digits is a valid parameter
+                request = values.decode(body.decode())
+            if _environment is None:
+                os.environ.update(request["env"])
+            else:
+                for name, value in request["env"].items():  # `os.environ[name] = value` in a fifth of the calls
+                    putenv(name, value)
+                    _environment[name.encode()] = value.encode()
+            context = executor_shim._context
+            context.job_id = request["job_id"]
+            context.attempt = request["attempt"]
+            context.run_id = request.get("run_id")
+            context.experiment_id = request.get("experiment_id")
+            if type(request["target"]) is not dict or type(request["parameters"]) is not dict:
+                raise TypeError("target and parameters must be objects")
+        except Exception as error:
+            raise _Unreadable(f"{type(error).__name__}: {error}") from None
         code = EXIT_FAULT  # from here on code of the user's may have run
-        code = _serve(request, channel, load, modules)
+        code = _serve(request, _frames, roots or loader.roots, modules)
     except BaseException as error:
         _complain(error)
     return code
@@ -236,40 +294,34 @@ def _reset_signals() -> None:
     pthread_sigmask(SIG_SETMASK, ())
 
 
-def _receive(ctl: socket) -> "tuple[bytes, list[int]] | None":
-    """The body of the message for this process, and its descriptors; `None` once the socket is closed."""
+def _unusual(
+    ctl: socket, data: bytes, ancillary: "list[tuple[int, int, bytes]]", flags: int
+) -> "tuple[bytes, list[int]] | None":
+    """From this message on: the body of the one for this process, and its descriptors; `None`: the socket is closed.
+
+    Those for others are dropped; that of kind `M` has its body in the last descriptor.
+    """
     me = getpid()
     while True:
-        try:
-            data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
-        except TimeoutError:  # nobody is in a hurry
-            ctl.settimeout(None)
-            rehearse()
-            continue
         if not data and not ancillary:
             return None
-        descriptors = _descriptors(ancillary)
+        descriptors: list[int] = []
+        for level, kind, numbers in ancillary:
+            if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
+                descriptors += memoryview(numbers[: len(numbers) // 4 * 4]).cast("i").tolist()
         if len(data) >= 5 and int.from_bytes(data[1:5], "little") == me:
             break
         for descriptor in descriptors:
             os.close(descriptor)
-    kind, body = data[:1], data[5:]
-    if flags & (_MSG_TRUNC | _MSG_CTRUNC) or len(descriptors) != {b"J": 4, b"M": 5}.get(kind):
-        raise _Unreadable(f"kind {kind!r}, {len(data)} bytes, {len(descriptors)} descriptors, flags {flags}")
-    if kind == b"M":
+        data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+    what, body = data[:1], data[5:]
+    if flags & (_MSG_TRUNC | _MSG_CTRUNC) or len(descriptors) != {b"J": 4, b"M": 5}.get(what):
+        raise _Unreadable(f"kind {what!r}, {len(data)} bytes, {len(descriptors)} descriptors, flags {flags}")
+    if what == b"M":
         memory = descriptors.pop()
         body = _whole(memory)
         os.close(memory)
     return body, descriptors
-
-
-def _descriptors(ancillary: "list[tuple[int, int, bytes]]") -> "list[int]":
-    found = []
-    for level, kind, data in ancillary:
-        if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
-            for start in range(0, len(data) - 3, 4):
-                found.append(int.from_bytes(data[start : start + 4], "little"))
-    return found
 
 
 def _whole(descriptor: int) -> bytes:
@@ -282,46 +334,6 @@ def _whole(descriptor: int) -> bytes:
         parts.append(part)
         offset += len(part)
     return b"".join(parts)
-
-
-def _take_places(descriptors: "list[int]", ctl: int) -> frames.Channel:
-    """The first acts of frames.md section 2. 0 to 2 are open: /dev/null and the log, so none received is among them."""
-    frames_at, stdout, stderr, dump = descriptors
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
-    os.close(stdout)
-    os.close(stderr)
-    os.close(ctl)
-    os.dup2(dump, _dump, inheritable=False)
-    os.dup2(frames_at, _frames, inheritable=False)
-    os.close(dump)
-    os.close(frames_at)
-    return frames.Channel(_frames)
-
-
-def _understood(body: bytes) -> "dict[str, Any]":
-    """The request, its environment and context in force."""
-    try:
-        request = _read(body)
-        for name, value in (request.get("env") or {}).items():
-            _set_environment(name, value)
-        executor_shim._context = executor_shim.Context(
-            request["job_id"], request["attempt"], request.get("run_id"), request.get("experiment_id")
-        )
-        if not isinstance(request["target"], dict) or not isinstance(request["parameters"], dict):
-            raise TypeError("target and parameters must be objects")
-    except Exception as error:
-        raise _Unreadable(f"{type(error).__name__}: {error}") from None
-    return request
-
-
-def _set_environment(name: str, value: str) -> None:
-    """`os.environ[name] = value` for a name of ours, in a fifth of the calls."""
-    if _environment is None:
-        os.environ[name] = value
-    else:
-        putenv(name, value)
-        _environment[name.encode()] = value.encode()
 
 
 def _bytes_of_environment() -> "dict[bytes, bytes] | None":
@@ -337,72 +349,60 @@ def _bytes_of_environment() -> "dict[bytes, bytes] | None":
 _environment = _bytes_of_environment()
 
 
-def _serve(
-    request: "dict[str, Any]",
-    channel: frames.Channel,
-    load: "Callable[[dict[str, Any]], loader.Found]",
-    modules: "dict[str, ModuleType]",
-) -> int:
-    """Make the attempt the request asks for; the exit code."""
-    _reseed()
+def _serve(request: "dict[str, Any]", descriptor: int, roots: "Roots", modules: "dict[str, ModuleType]") -> int:
+    """Make the attempt the request asks for, and tell of it on the descriptor; the exit code."""
+    if "numpy.random" in sys.modules:  # `random` sees to itself at a fork; the generator of numpy does not
+        sys.modules["numpy.random"].seed()
     run = getpid()
-    stale = preload.forget_if_changed()
-    executor_shim._channel = channel
-    frame, raised = _attempt(request, channel, load)
+    stale = bool(preload.files) and preload.forget_if_changed()
+    _channel.open(descriptor)
+    executor_shim._channel = _channel
+    raised: BaseException | None = None
+    try:
+        frame = _attempt(request, roots)
+    except SystemExit as error:
+        frame = frames.succeeded("null", 4, False)
+        if error.code is not None and error.code != 0:
+            endings.say_exit(error)
+            frame, raised = failures.frame_of(error), error
+    except BaseException as error:
+        frame, raised = failures.frame_of(error), error
     if getpid() != run:
         endings.leave_forked_child(raised)
     raised = None  # and with it what the callable's stack still holds
-    endings.finish(modules)
+    finish(modules)
     executor_shim._channel = None
-    names = preload.news()
+    names = preload.news() if len(sys.modules) - preload.loaded > armed.executed else None
     if names or stale:
-        channel.imported(names, stale=stale)
-    return 0 if channel.end(frame) else EXIT_NOT_OUR_PIPE
-
-
-def _read(body: bytes) -> "dict[str, Any]":
-    text = body.decode()
-    try:
-        request = values.decode(text)
-    except ValueError:
-        sys.set_int_max_str_digits(0)  # an integer of more than 4300 digits is a valid parameter
-        request = values.decode(text)
-    if not isinstance(request, dict):
-        raise _Unreadable("it is no object")
-    return request
-
-
-def _reseed() -> None:
-    # `random` sees to itself at a fork; the generator of numpy does not.
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+        _channel.imported(names or [], stale=stale)
+    return 0 if _channel.end(frame) else EXIT_NOT_OUR_PIPE
 
 
 # --- the attempt -----------------------------------------------------------------------------------------------
 
 
-def _attempt(
-    request: "dict[str, Any]", channel: frames.Channel, load: "Callable[[dict[str, Any]], loader.Found]"
-) -> "tuple[str, BaseException | None]":
-    """The last frame of the attempt, and what was raised."""
+def _attempt(request: "dict[str, Any]", roots: "Roots") -> str:
+    """The last frame of an attempt that ends well."""
+    given = request["parameters"]
+    if request.get("action") == "check":
+        from . import describe
+
+        result: Any = describe.description(loader.load(roots, request["target"]))
+    else:
+        function: Callable[..., Any] | None = ordinary(roots, request["target"])
+        if function is None or not fit_exactly(function, given):
+            function = _checked(loader.load(roots, request["target"]), given)
+        result = function(**given)
+        if type(result) not in _SETTLED:
+            result = endings.settled(result, _channel)
     try:
-        found = load(request["target"])
-        if request.get("action") == "check":
-            from . import describe
-
-            return _success(describe.description(found)), None
-        return _success(_call(found, request["parameters"], channel)), None
-    except SystemExit as error:
-        if error.code is None or error.code == 0:
-            return _success(None), None
-        endings.say_exit(error)
-        return failures.frame_of(error), error
-    except BaseException as error:
-        return failures.frame_of(error), error
+        return frames.succeeded(*fitting(result, "result", _result_limit))
+    except NoJsonForm as error:
+        raise Unfit("ResultNotSerializableError", str(error)) from None
 
 
-def _call(found: "loader.Found", given: "dict[str, Any]", channel: frames.Channel) -> "Any":
+def _checked(found: "loader.Found", given: "dict[str, Any]") -> "Callable[..., Any]":
+    """The callable itself, which takes these parameters."""
     if found.cls is not None:
         fault = parameters.zero_arguments_fault(found.cls)
         if fault:
@@ -412,12 +412,4 @@ def _call(found: "loader.Found", given: "dict[str, Any]", channel: frames.Channe
             )
     function = found.bound()
     parameters.check(function, given, found.name)
-    result = function(**given)
-    return endings.settled(result, channel)
-
-
-def _success(result: "Any") -> str:
-    try:
-        return frames.succeeded(*values.fitting(result, "result", _result_limit))
-    except values.NoJsonForm as error:
-        raise Unfit("ResultNotSerializableError", str(error)) from None
+    return function

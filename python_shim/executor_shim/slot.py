@@ -80,8 +80,14 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
 
     gc.collect()
     gc.freeze()
-    setsid, close, sigmask, attend, status = posix.setsid, posix.close, _signal.pthread_sigmask, runner.attend, 96
-    requests = runner.requests(ctl)
+    setsid, close, sigmask, attend, leave = (
+        posix.setsid,
+        posix.close,
+        _signal.pthread_sigmask,
+        runner.attend,
+        posix._exit,
+    )
+    requests = runner.parked(ctl)
 
     def birth() -> int:
         pid = fork()
@@ -91,9 +97,9 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
             setsid()
             close(go)
             sigmask(*unmask)
-            attend(requests)
+            leave(attend(requests))
         finally:
-            posix._exit(status)
+            leave(96)
 
     return birth
 

@@ -20,7 +20,7 @@ def _main() -> None:
     os.dup2(null, 0)
     if null > 2:
         os.close(null)
-    runner.attend(ctl)
+    os._exit(runner.attend(runner.requests(ctl)))
 
 
 _main()

@@ -56,6 +56,12 @@ def clean(text: str) -> str:
 
 def fitting(value: "Any", name: str, limit: int) -> tuple[str, int, bool]:
     """JSON text of at most `limit` bytes; the size of the full text; whether it is only a summary."""
+    try:
+        text = "".join(make_encoder({}, _form, encode_string, None, ":", ",", False, False, False)(value, 0))
+        if text.isascii() and text.count("[") + text.count("{") <= MAX_DEPTH and len(text) <= limit:
+            return text, len(text), False
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        pass  # `text_of` finds what is wrong
     text = text_of(value, name)
     size = len(text) if text.isascii() else len(text.encode())
     if size <= limit:
@@ -216,41 +222,46 @@ class _Reading:
     memo: "dict[str, str]" = {}  # noqa: RUF012
 
 
-def _with_json() -> "tuple[Callable[[str], Any], Callable[[Any], str]]":
+def decode(text: str) -> "Any":
+    """The value that a JSON text stands for."""
+    return scan(text, 0)[0]
+
+
+def _encode(value: "Any") -> str:
+    # Its own marks for every value: they are what finds a circle.
+    return "".join(make_encoder({}, _form, encode_string, None, ":", ",", False, False, False)(value, 0))
+
+
+def _does_as_json() -> bool:
+    """Whether the C halves do what the module does: they are private to CPython."""
+    sample = {"a": [1, 2.5, None, True, "ü\n"], "b": {}}
+    return (
+        _encode(sample)
+        == '{"a":[1,2.5,null,true,"ü\\n"],"b":{}}'
+        == _encode(decode('{"a": [1, 2.5, null, true, "\\u00fc\\n"], "b": {}}'))
+    )
+
+
+def _with_json() -> "tuple[Callable[[str, int], Any], Callable[..., Any]]":
+    """In place of the scanner and of what makes an encoder."""
     import json
 
-    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_form)
-    return json.loads, encoder.encode
+    def make(_marks: "Any", default: "Any", *_: "Any") -> "Callable[[Any, int], list[str]]":
+        one = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
+        return lambda value, _level: [one.encode(value)]
+
+    return json.JSONDecoder().scan_once, make  # type: ignore[attr-defined]
 
 
-def _with_c() -> "tuple[Callable[[str], Any], Callable[[Any], str]]":
+# The scanner: (text, position) → (value, where it ended).
+scan: "Callable[[str, int], Any]"
+make_encoder: "Callable[..., Any]"
+encode_string: "Any" = None
+try:
     scan = _json.make_scanner(_Reading())  # type: ignore[arg-type]
-
-    def decode_text(text: str) -> "Any":
-        return scan(text, 0)[0]
-
-    def encode_value(value: "Any") -> str:
-        # Its own marks for every value: they are what finds a circle.
-        encoder = _json.make_encoder({}, _form, _json.encode_basestring, None, ":", ",", False, False, False)
-        return "".join(encoder(value, 0))
-
-    return decode_text, encode_value
-
-
-def _choose() -> "tuple[Callable[[str], Any], Callable[[Any], str]]":
-    # `_json` is private to CPython: used only as long as it does what the module json does.
-    try:
-        decode_text, encode_value = _with_c()
-        sample = {"a": [1, 2.5, None, True, "ü\n"], "b": {}}
-        if (
-            encode_value(sample)
-            == '{"a":[1,2.5,null,true,"ü\\n"],"b":{}}'
-            == encode_value(decode_text('{"a": [1, 2.5, null, true, "\\u00fc\\n"], "b": {}}'))
-        ):
-            return decode_text, encode_value
-    except Exception:
-        pass
-    return _with_json()
-
-
-decode, _encode = _choose()
+    make_encoder, encode_string = _json.make_encoder, _json.encode_basestring
+    _fit = _does_as_json()
+except Exception:
+    _fit = False
+if not _fit:
+    scan, make_encoder = _with_json()

@@ -20,6 +20,8 @@ use super::{Setup, past, spawn, tree};
 
 /// How long a slot may take to answer before it is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for its first answer: its interpreter starts and loads modules ahead, perhaps large ones from a cold disk.
+const FIRST_PATIENCE: Duration = Duration::from_secs(60);
 /// The same in the midst of a run, whose deadline must not wait for it, and where there is another way.
 const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 /// How long it may take before we see to it that it is not stopped.
@@ -203,7 +205,9 @@ impl Slot {
 
     /// A new process for a run, which waits for its request.
     pub(super) async fn birth(&self) -> Result<Process, SlotError> {
-        let answer = self.order(b"f", PATIENCE).await?;
+        let is_new = self.births.load(Ordering::Relaxed) == 0;
+        let patience = if is_new { FIRST_PATIENCE } else { PATIENCE };
+        let answer = self.order(b"f", patience).await?;
         let pid = match answer.split_first() {
             Some((b'F', pid)) => {
                 pid.try_into().map(i32::from_le_bytes).map_err(|_| SlotError::Silent)?

@@ -231,9 +231,10 @@ fn goes_on(world: &mut World, case: Case) -> Checked {
     }
     let (begun, before) = (Instant::now(), rows::ended(&world.subject.ledger(), "queue"));
     while rows::ended(&world.subject.ledger(), "queue") < before + 3 {
-        // A start that failed ends with the error.
         if world.subject.has_died() {
-            return must(case.point.name.starts_with("recover"), || "it died".to_owned());
+            let started = world.subject.executor.count("ready") > 0;
+            must(!started, || "it died".to_owned())?;
+            return as_armed(case, &world.subject.last_end.clone());
         }
         world.push(BACKLOG);
         must(begun.elapsed() < GOES_ON, || format!("no work since {GOES_ON:?}"))?;

@@ -36,7 +36,7 @@ pid = os.fork()
 if pid == 0:
     os.close(say)
     os.setsid()
-    runner.attend(runner.requests(ctl))
+    os._exit(runner.attend(runner.requests(ctl)))
 os.close(ctl)
 os.write(say, pid.to_bytes(4, "little"))
 _, status = os.waitpid(pid, 0)

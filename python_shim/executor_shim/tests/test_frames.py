@@ -100,7 +100,8 @@ def channel():
         reader.join(30)
         return [json.loads(line) for line in received[0].splitlines()]
 
-    one = frames.Channel(write)
+    one = frames.Channel()
+    one.open(write)
     one.ended = ended  # type: ignore[attr-defined]
     yield one
     if reader.is_alive():

@@ -205,10 +205,14 @@ def test_a_long_list_is_its_length():
 
 
 def test_the_modules_fallback_agrees():
-    decode, encode = values._with_json()
+    scan, make_encoder = values._with_json()
+
+    def encode(value):
+        return "".join(make_encoder({}, values._form)(value, 0))
+
     for value in ({"a": [1, 2.5, None, True, "ü\n"]}, {3, 1}, DAY, Point(1)):
         assert encode(value) == values._encode(value)
-    assert decode('{"a": 1}') == values.decode('{"a": 1}')
+    assert scan('{"a": 1}', 0)[0] == values.decode('{"a": 1}')
 
 
 def test_one_line():
