@@ -30,6 +30,9 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// How long the ledger may take for a write once the time for recording is over.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
+/// The same once it took one: what is waited for then is a process that does not die, not the ledger.
+const NEXT_LOOKS: Duration = Duration::from_secs(1);
+
 /// What other parts may ask of the dispatcher. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -256,6 +259,7 @@ impl Dispatcher {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let (mut drain_over, mut give_up): (Option<Instant>, Option<Instant>) = (None, None);
+        let mut look = LAST_LOOK;
         self.flow.ledger.demand(slots.try_into().unwrap_or(u32::MAX));
         while !self.state.drained() {
             let event = tokio::select! {
@@ -267,9 +271,10 @@ impl Dispatcher {
                 Some(cancel) = self.commands.recv() => Event::Cancel(cancel),
                 () = at(drain_over) => { drain_over = None; Event::DrainOver }
                 () = at(give_up) => {
-                    if self.flow.ledger.writable_within(LAST_LOOK).await.is_err() {
+                    if self.flow.ledger.writable_within(look).await.is_err() {
                         break;
                     }
+                    look = NEXT_LOOKS;
                     give_up = Some(Instant::now() + LAST_LOOK);
                     continue;
                 }

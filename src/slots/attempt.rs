@@ -62,6 +62,8 @@ struct Attempt<'a> {
 pub(super) struct Made {
     pub(super) report: Report,
     pub(super) health: Health,
+    /// The next run of its slot, already born.
+    pub(super) born: Option<i32>,
     /// What its run told of modules to load ahead.
     pub(super) imported: Option<Imported>,
 }
@@ -111,7 +113,7 @@ pub(super) async fn make(
         log_tail,
         log_bytes,
     };
-    Ok(Made { report, health, imported: attempt.imported.take() })
+    Ok(Made { report, health, born: remains.born, imported: attempt.imported.take() })
 }
 
 impl<'a> Attempt<'a> {

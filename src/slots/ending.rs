@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::slot::{Process, Reaped, Slot};
+use super::slot::{Process, Reaped, Slot, Then};
 use super::tree;
 use crate::outcome::Exit;
 
@@ -40,6 +40,8 @@ pub(super) struct Remains {
     pub(super) leader_peak: u64,
     pub(super) cpu: Option<Duration>,
     pub(super) survivors: u32,
+    /// The next run of the slot, already born.
+    pub(super) born: Option<i32>,
 }
 
 /// Ends all that is left of the tree and reaps it.
@@ -69,6 +71,7 @@ pub(super) async fn clear(slot: &Slot, process: &Process, over: Over) -> (Remain
                 leader_peak: reaped.peak,
                 cpu: Some(reaped.used + theirs),
                 survivors: killed.beside(process.pid),
+                born: reaped.born,
             };
             let health = if reaped.left { Health::Spoilt } else { Health::Clean };
             return (remains, health);
@@ -114,16 +117,18 @@ async fn sweep(
     if left && !kill_at_once(slot, killed).await {
         pass(slot, killed).await;
     }
-    let mut leader = slot.reap(process.pid).await.ok()?;
+    let mut leader = slot.reap(process.pid, Then::Birth).await.ok()?;
     let mut theirs = leader.theirs;
     left |= leader.left;
     while left && begun.elapsed() < SWEEP_PATIENCE {
         pass(slot, killed).await;
         // While a process that is being killed traces the leader, it is not the slot's to reap.
         let unseen = leader.status.is_none();
-        let more = slot.reap(if unseen { process.pid } else { 0 }).await.ok()?;
+        let who = if unseen { process.pid } else { 0 };
+        let more = slot.reap(who, Then::Birth).await.ok()?;
         theirs += more.theirs;
         left = more.left;
+        leader.born = more.born;
         if unseen {
             leader = Reaped { theirs: leader.theirs, ..more };
         }

@@ -226,7 +226,7 @@ impl Slots {
         slot.park(ready.process);
         shared.keeper.put(Some(slot));
         for _ in 1..shared.setup.options.slots {
-            slots.give_back(begin()?, ending::Health::Clean);
+            slots.give_back(begin()?, ending::Health::Clean, None);
         }
         if shared.setup.preload.remember() {
             tokio::spawn(renew::renew(Arc::clone(shared)));
@@ -271,10 +271,10 @@ impl Slots {
         let made = made.unwrap_or_else(|error| {
             let reason = format!("the system refused: {}", keeper::text(&error));
             let report = not_started(setup, reason);
-            attempt::Made { report, health: ending::Health::Spoilt, imported: None }
+            attempt::Made { report, health: ending::Health::Spoilt, born: None, imported: None }
         });
         std::mem::forget(place);
-        self.give_back(ready.slot, made.health);
+        self.give_back(ready.slot, made.health, made.born);
         if made.imported.is_some_and(|imported| setup.preload.note(imported)) {
             tokio::spawn(renew::renew(Arc::clone(&self.shared)));
         }
@@ -283,7 +283,7 @@ impl Slots {
 
     /// Prepares the next process behind the caller's back, so that the report does not wait for it;
     /// in a new slot, if this one is spoilt.
-    fn give_back(&self, slot: slot::Slot, health: ending::Health) {
+    fn give_back(&self, slot: slot::Slot, health: ending::Health, born: Option<i32>) {
         let shared = Arc::clone(&self.shared);
         let mut place = match health {
             ending::Health::Clean if slot.is_worn() && shared.keeper.needs_spare() => {
@@ -299,9 +299,8 @@ impl Slots {
         };
         tokio::spawn(async move {
             if let Some(slot) = &mut place {
-                match slot.process().await {
-                    Ok(process) => slot.park(process),
-                    Err(slot::SlotError::Refused(_)) => {}
+                match slot.prepare(born).await {
+                    Ok(()) | Err(slot::SlotError::Refused(_)) => {}
                     Err(_) => place = None,
                 }
             }

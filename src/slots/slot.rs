@@ -71,6 +71,13 @@ fn lives(pidfd: &AsyncFd<OwnedFd>) -> bool {
     poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready == 0)
 }
 
+/// What a slot does once all under it are dead and reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    Nothing,
+    Birth,
+}
+
 /// What a slot told of the dead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reaped {
@@ -86,6 +93,8 @@ pub(super) struct Reaped {
     pub(super) theirs: Duration,
     /// Something under the slot still lives.
     pub(super) left: bool,
+    /// The next run, born as nothing was left.
+    pub(super) born: Option<i32>,
 }
 
 fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
@@ -99,6 +108,7 @@ fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
         others: u32_at(20)?,
         theirs: Duration::from_micros(u64_at(24)?),
         left: *bytes.get(32)? == 1,
+        born: Some(u32_at(33)?.cast_signed()).filter(|pid| *pid > 0),
     })
 }
 
@@ -217,6 +227,11 @@ impl Slot {
             }
             _ => return Err(SlotError::Silent),
         };
+        self.adopt(pid)
+    }
+
+    /// Takes over a run that the slot has just given birth to.
+    fn adopt(&self, pid: i32) -> Result<Process, SlotError> {
         // Only an order reaps a child of the slot, so the number still means this process.
         let raw = Pid::from_raw(pid).ok_or(SlotError::Silent)?;
         let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
@@ -251,9 +266,12 @@ impl Slot {
         self.generation < spare.generation || self.is_worn()
     }
 
-    /// Reaps `leader` (0: none) and every other zombie.
-    pub(super) async fn reap(&self, leader: i32) -> Result<Reaped, SlotError> {
-        let mut message = vec![b'a'];
+    /// Reaps `leader` (0: none) and every other zombie; then, if nothing is left, lets the next run be born.
+    pub(super) async fn reap(&self, leader: i32, then: Then) -> Result<Reaped, SlotError> {
+        let mut message = vec![match then {
+            Then::Nothing => b'a',
+            Then::Birth => b'n',
+        }];
         message.extend_from_slice(&leader.to_le_bytes());
         parse_reaped(&self.order(&message, PATIENCE).await?).ok_or(SlotError::Silent)
     }
@@ -289,9 +307,19 @@ impl Slot {
             if parked.is_alive() {
                 return Ok(parked);
             }
-            self.reap(parked.pid).await?;
+            self.reap(parked.pid, Then::Nothing).await?;
         }
         self.birth().await
+    }
+
+    /// Keeps a process for the next run: the one `born` at the end of the last one, or a new one.
+    pub(super) async fn prepare(&mut self, born: Option<i32>) -> Result<(), SlotError> {
+        let process = match born {
+            Some(pid) => self.adopt(pid)?,
+            None => self.process().await?,
+        };
+        self.park(process);
+        Ok(())
     }
 
     /// Keeps a process for the next run.
@@ -377,6 +405,7 @@ mod tests {
         answer.extend_from_slice(&2u32.to_le_bytes());
         answer.extend_from_slice(&7u64.to_le_bytes());
         answer.push(1);
+        answer.extend_from_slice(&77u32.to_le_bytes());
         let want = Reaped {
             status: Some(9),
             used: Duration::from_micros(1500),
@@ -384,6 +413,7 @@ mod tests {
             others: 2,
             theirs: Duration::from_micros(7),
             left: true,
+            born: Some(77),
         };
         assert_eq!(parse_reaped(&answer), Some(want));
         assert_eq!(parse_reaped(&answer[..answer.len() - 1]), None);

@@ -227,7 +227,7 @@ fn a_tmpdir_is_removed_with_all_that_is_in_it() {
         let bench = Bench::start(method, &[("KILL_GRACE", "200ms")]);
         let path = bench.path("where");
         for (id, end, more) in
-            [("full", "return", 10.0), ("killed", "hang", 0.7), ("crashed", "crash", 10.0)]
+            [("full", "return", 10.0), ("killed", "hang", 2.0), ("crashed", "crash", 10.0)]
         {
             bench.run(
                 id,
