@@ -59,7 +59,6 @@ _channel = frames.Channel()
 _SETTLED = frozenset((type(None), bool, int, float, str))
 
 _REHEARSALS = 20
-_SOON = 0.002  # seconds: a request that waits already comes sooner, and a rehearsal would only delay it
 # As a request looks, so that a rehearsal goes where a run will go; the values are replaced by those of the run.
 _SAMPLE = (
     b'{"job_id":"sample","attempt":1,"run_id":null,"experiment_id":null,"action":"call",'
@@ -75,8 +74,11 @@ class _Unreadable(Exception):
 # --- before the fork -------------------------------------------------------------------------------------------
 
 
-def configure(config: "dict[str, Any]") -> None:
-    """Take what is the same for every run (frames.md section 1)."""
+def configure(config: "dict[str, Any]", loaded: "Callable[[], None] | None" = None) -> None:
+    """Take what is the same for every run (frames.md section 1).
+
+    `loaded` is called when what may take long is over, before signals are set as runs find them.
+    """
     global _result_limit, _stack_signal, _dump, _frames
     _dump = min(DUMP, os.sysconf("SC_OPEN_MAX") - 2)  # fewer open files may be allowed
     _frames = _dump + 1
@@ -92,6 +94,8 @@ def configure(config: "dict[str, Any]") -> None:
     if forks:
         preload.load(config["preload"]["names"])
         loader.arm()
+    if loaded is not None:
+        loaded()
     _watch_for_crashes()
     _reset_signals()
     if forks:
@@ -199,13 +203,6 @@ def requests(ctl: int) -> socket:
     return socket(_AF_UNIX, _SOCK_SEQPACKET, 0, ctl)
 
 
-def parked(ctl: int) -> socket:
-    """The same for `attend` in a fork: it rehearses while no request comes."""
-    connection = requests(ctl)
-    connection.settimeout(_SOON)
-    return connection
-
-
 def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, ModuleType]" = sys.modules) -> int:
     """Wait for the request, make the attempt; the exit code, with which to leave at once.
 
@@ -215,15 +212,13 @@ def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, Module
     code = EXIT_UNREADABLE
     try:
         # 1. The message for this process.
-        wanted = b"J" + getpid().to_bytes(4, "little")
-        try:
-            data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
-        except TimeoutError:  # nobody is in a hurry
-            ctl.settimeout(None)
+        me = getpid().to_bytes(4, "little")
+        data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+        if data == b"R" + me:  # nobody is in a hurry
             rehearse()
             data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
         if (
-            data[:5] == wanted
+            data[:5] == b"J" + me
             and len(ancillary) == 1
             and len(ancillary[0][2]) == 16
             and ancillary[0][2].count(0) == 12
@@ -309,7 +304,7 @@ def _unusual(
         for level, kind, numbers in ancillary:
             if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
                 descriptors += memoryview(numbers[: len(numbers) // 4 * 4]).cast("i").tolist()
-        if len(data) >= 5 and int.from_bytes(data[1:5], "little") == me:
+        if data[:1] != b"R" and len(data) >= 5 and int.from_bytes(data[1:5], "little") == me:
             break
         for descriptor in descriptors:
             os.close(descriptor)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
+_AF_UNIX, _SOCK_SEQPACKET, _MSG_PEEK, _MSG_DONTWAIT = 1, 5, 0x02, 0x40
 _DEFAULTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGPIPE, _signal.SIGXFSZ)
 
 
@@ -72,7 +73,7 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
         del posix.environ[name]
     from executor_shim import runner
 
-    runner.configure(config)
+    runner.configure(config, loaded=end_with_executor(ctl))
     # The run's own dispositions are set already; until it asks for them they are held back.
     mask, unmask = (_signal.SIG_BLOCK, _DEFAULTS[:3]), (_signal.SIG_SETMASK, ())
     _signal.pthread_sigmask(*mask)
@@ -87,7 +88,7 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
         runner.attend,
         posix._exit,
     )
-    requests = runner.parked(ctl)
+    requests = runner.requests(ctl)
 
     def birth() -> int:
         pid = fork()
@@ -102,6 +103,34 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
             leave(96)
 
     return birth
+
+
+def end_with_executor(ctl: int) -> "Callable[[], None]":
+    """While modules are loaded ahead nobody reads orders: look every 100 ms whether there is still anybody to give one.
+
+    Nothing has been born yet, so leaving is enough. Answers how to stop looking.
+    """
+    from _socket import socket
+
+    connection = socket(_AF_UNIX, _SOCK_SEQPACKET, 0, posix.dup(ctl))
+
+    def look(*_: "Any") -> None:
+        try:
+            gone = not connection.recv(1, _MSG_PEEK | _MSG_DONTWAIT)
+        except BlockingIOError:
+            gone = False
+        if gone:
+            posix._exit(0)
+
+    def stop() -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+        connection.close()
+
+    _signal.signal(_signal.SIGALRM, look)
+    _signal.siginterrupt(_signal.SIGALRM, False)
+    _signal.setitimer(_signal.ITIMER_REAL, 0.1, 0.1)
+    return stop
 
 
 def is_scoped() -> bool:
@@ -132,7 +161,9 @@ def kill_all(scoped: bool) -> bytes:
 
 
 def reap(leader: int, birth: "Callable[[], int] | None" = None) -> bytes:
-    """Take the leader's status, then those of all other zombies; with `birth`, if nothing is left, the next run is born.
+    """Take the leader's status, then those of all other zombies; then, with `birth`, let the next run be born.
+
+    That only if nothing is left.
 
     Answers status (u32; all ones: not dead), user and system time in µs (u64), peak memory in KiB (u64), number of
     others (u32), their time in µs (u64), one byte: 1 while children live, and the pid of the next run (u32; 0: none).

@@ -136,7 +136,7 @@ impl<'a> Attempt<'a> {
             .map(|json| spawn::memory(c"executor-request", Some(&json)))
             .transpose()?;
         let limited = options.limits.cpu.is_some() || options.limits.memory_bytes.is_some();
-        let before = limited.then(|| baseline(setup, process));
+        let before = limited.then(|| baseline(setup, slot, process));
         if let Some(baseline) = &before {
             watching::stand_behind(process.pid, &options.limits, baseline);
         }
@@ -146,7 +146,7 @@ impl<'a> Attempt<'a> {
         spawn::send(&slot.ctl, &message.datagram, &fds)?;
         failpoint!("start.after");
         // Without limits it only keeps account: what the run has done meanwhile is too little to matter.
-        let baseline = before.unwrap_or_else(|| baseline(setup, process));
+        let baseline = before.unwrap_or_else(|| baseline(setup, slot, process));
         drop(theirs);
         let origin = Arc::new(Origin {
             job_id: run.job_id.clone(),
@@ -400,12 +400,16 @@ impl<'a> Attempt<'a> {
     }
 }
 
-fn baseline(setup: &Setup, process: &Process) -> Baseline {
-    let memory = tree::memory_at_birth(process.pid);
+fn baseline(setup: &Setup, slot: &Slot, process: &Process) -> Baseline {
     let forked = setup.options.start_method == StartMethod::Forkserver;
+    let limited = setup.options.limits.memory_bytes.is_some();
+    // Forks of one slot are alike, so that one of them can stand for all where nothing hangs on it.
+    let memory =
+        if forked && !limited { slot.inherited() } else { tree::memory_at_birth(process.pid) };
+    let has_worked = if forked { process.rehearsed } else { process.parked };
     Baseline {
         memory,
-        cpu: if process.parked { watching::cpu_of(process.pid) } else { Duration::ZERO },
+        cpu: if has_worked { watching::cpu_of(process.pid) } else { Duration::ZERO },
         inherited: if forked { memory.anonymous } else { 0 },
     }
 }

@@ -112,14 +112,13 @@ async fn sweep(
     begun: Instant,
     killed: &mut tree::Killed,
 ) -> Option<(Reaped, Duration)> {
-    // Who was left behind is known before the number of the leader is given free.
-    let mut left = tree::has_children_beside(slot.pid, process.pid);
-    if left && !kill_at_once(slot, killed).await {
+    // Before anything is asked of the slot, which may be held by what was left behind.
+    if tree::has_children_beside(slot.pid, process.pid) && !kill_at_once(slot, killed).await {
         pass(slot, killed).await;
     }
     let mut leader = slot.reap(process.pid, Then::Birth).await.ok()?;
-    let mut theirs = leader.theirs;
-    left |= leader.left;
+    // Its word is the kernel's; and once the next run is born, nothing under it may be killed any more.
+    let (mut left, mut theirs) = (leader.left, leader.theirs);
     while left && begun.elapsed() < SWEEP_PATIENCE {
         pass(slot, killed).await;
         // While a process that is being killed traces the leader, it is not the slot's to reap.
@@ -127,8 +126,7 @@ async fn sweep(
         let who = if unseen { process.pid } else { 0 };
         let more = slot.reap(who, Then::Birth).await.ok()?;
         theirs += more.theirs;
-        left = more.left;
-        leader.born = more.born;
+        (left, leader.born) = (more.left, more.born);
         if unseen {
             leader = Reaped { theirs: leader.theirs, ..more };
         }

@@ -228,6 +228,10 @@ impl Slots {
         for _ in 1..shared.setup.options.slots {
             slots.give_back(begin()?, ending::Health::Clean, None);
         }
+        if shared.setup.options.start_method == StartMethod::Forkserver {
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move { shared.keeper.rehearse().await });
+        }
         if shared.setup.preload.remember() {
             tokio::spawn(renew::renew(Arc::clone(shared)));
         }

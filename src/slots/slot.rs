@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub(super) struct Process {
     pub(super) pidfd: AsyncFd<OwnedFd>,
     /// It may have done work before its request: the start of an interpreter, which is not the run's.
     pub(super) parked: bool,
+    /// It walks, or has walked, the way of a run once already.
+    pub(super) rehearsed: bool,
     /// Taken with its request.
     pub(super) channels: Option<Channels>,
 }
@@ -124,6 +127,8 @@ pub(super) struct Slot {
     lean: AtomicU64,
     /// It grew.
     grown: AtomicBool,
+    /// What a run has at its birth, looked at now and then.
+    inherited: Mutex<tree::Memory>,
     pub(super) pidfd: AsyncFd<OwnedFd>,
     pub(super) ctl: OwnedFd,
     parked: Option<Process>,
@@ -171,6 +176,7 @@ impl Slot {
             births: AtomicU32::new(0),
             lean: AtomicU64::new(0),
             grown: AtomicBool::new(false),
+            inherited: Mutex::default(),
             pidfd: spawn::watched(pidfd)?,
             ctl: born.ctl,
             parked: None,
@@ -232,18 +238,33 @@ impl Slot {
 
     /// Takes over a run that the slot has just given birth to.
     fn adopt(&self, pid: i32) -> Result<Process, SlotError> {
-        // Only an order reaps a child of the slot, so the number still means this process.
+        // Only an order reaps a child of the slot: if it lives, the number still means this process.
         let raw = Pid::from_raw(pid).ok_or(SlotError::Silent)?;
         let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
-        if tree::stat(pid).is_none_or(|stat| stat.parent != self.pid) {
+        if !lives(&self.pidfd) {
             return Err(SlotError::Gone);
         }
         let births = self.births.fetch_add(1, Ordering::Relaxed) + 1;
         if births.is_multiple_of(LOOK_EVERY) {
             self.look_at_memory();
         }
+        if births % LOOK_EVERY == 1 {
+            *self.inherited.lock().unwrap_or_else(PoisonError::into_inner) =
+                tree::memory_at_birth(pid);
+        }
         let channels = Some(Channels::make()?);
-        Ok(Process { pid, pidfd: spawn::watched(pidfd)?, parked: false, channels })
+        Ok(Process {
+            pid,
+            pidfd: spawn::watched(pidfd)?,
+            parked: false,
+            rehearsed: false,
+            channels,
+        })
+    }
+
+    /// What its runs have at their birth, or nearly so.
+    pub(super) fn inherited(&self) -> tree::Memory {
+        *self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look_at_memory(&self) {
@@ -325,6 +346,16 @@ impl Slot {
     /// Keeps a process for the next run.
     pub(super) fn park(&mut self, process: Process) {
         self.parked = Some(Process { parked: true, ..process });
+    }
+
+    /// Has the parked process rehearse, once.
+    pub(super) fn rehearse(&mut self) {
+        let Some(parked) = self.parked.as_mut().filter(|parked| !parked.rehearsed) else { return };
+        parked.rehearsed = true;
+        let mut message = vec![b'R'];
+        message.extend_from_slice(&parked.pid.to_le_bytes());
+        // If it cannot be told, it is slower.
+        let _ = spawn::send(&self.ctl, &message, &[]);
     }
 
     /// Ends the slot. The thread is done when slot and tree are gone.

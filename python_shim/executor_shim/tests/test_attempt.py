@@ -28,6 +28,16 @@ def test_a_request_in_a_memfd(runs):
     assert runs.call("big", {"text": "x" * 500_000}, memfd=True).value == 500_000
 
 
+def test_a_run_told_to_rehearse_does_and_nothing_is_left_of_it(forked):
+    forked.tool("probe", "import os, sys, executor_shim\ndef run(): return [sorted(os.environ), sorted(sys.modules)]\n")
+    plain = forked.call("probe").value
+    live = forked.start()
+    for other in (live.pid + 1, live.pid, live.pid):  # for another, for itself, once too often
+        live.ctl.send(b"R" + other.to_bytes(4, "little"))
+    live.send("probe")
+    assert live.wait().value == plain
+
+
 def test_messages_for_other_processes_are_dropped(runs):
     runs.tool("probe", "def run():\n    return 'mine'\n")
     live = runs.start()
