@@ -55,7 +55,7 @@ impl Store {
         // A job is some 30 pages of the log: checkpoints at SQLite's 1000 would come every 30 jobs.
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
-             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;
              PRAGMA wal_autocheckpoint = 8000;",
         )?;
         if file_size(&options.path) <= CHECKED_AT_START {
