@@ -19,8 +19,9 @@ use super::channels::Channels;
 use super::output::read_ready;
 use super::{Setup, past, spawn, tree};
 
-/// How long a slot may take to answer before it is given up.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a slot may take to answer before it is given up, and with it the run whose end it was to tell. On a machine
+/// that swaps or is choked, seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The same for its first answer: its interpreter starts and loads modules ahead, perhaps large ones from a cold disk.
 const FIRST_PATIENCE: Duration = Duration::from_secs(60);
 /// The same in the midst of a run, whose deadline must not wait for it, and where there is another way.

@@ -244,6 +244,14 @@ fn check_outcomes(soaked: &Soaked, mix: &[&Kind], runs: usize) {
     let seen: BTreeMap<&str, u64> =
         rows.iter().map(|row| (text(row, "outcome"), row["n"].as_u64().unwrap())).collect();
     println!("{seen:?}");
+    let rows = soaked.bench.executor.rows(
+        "SELECT id, method_name, COALESCE(error_type, status) AS outcome, error, finished_at FROM jobs WHERE id LIKE 's%'",
+    );
+    let odd = rows.iter().filter(|row| {
+        let n: usize = text(row, "id").trim_start_matches('s').parse().unwrap();
+        text(row, "outcome") != mix[n % 100].outcome
+    });
+    odd.for_each(|row| println!("not what it should be: {row:?}"));
     assert_eq!(seen, want);
 }
 
