@@ -13,6 +13,7 @@ mod output;
 mod past;
 mod preload;
 mod renew;
+mod retire;
 mod shim;
 mod slot;
 mod spawn;
@@ -250,7 +251,7 @@ impl Slots {
 
     /// How many slots are set aside: replaced, but not yet ended, as something under them does not die.
     pub fn set_aside(&self) -> usize {
-        slot::set_aside()
+        retire::set_aside()
     }
 
     /// Makes one attempt: waits for a free slot (the caller keeps to the number of slots), runs,
