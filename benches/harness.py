@@ -120,7 +120,10 @@ class Serving:
         events.settimeout(60)
         end = b""
         while count > 0:
-            said = end + events.recv(1 << 20)
+            more = events.recv(1 << 20)
+            if not more:
+                raise EOFError(f"Redis is gone; {count} jobs left")
+            said = end + more
             if b'"FAILED"' in said:
                 raise RuntimeError(said.decode(errors="replace"))
             count -= said.count(b'"COMPLETED"')

@@ -160,10 +160,8 @@ def kill_all(scoped: bool) -> bytes:
     return b"K1"
 
 
-def reap(leader: int, birth: "Callable[[], int] | None" = None) -> bytes:
-    """Take the leader's status, then those of all other zombies; then, with `birth`, let the next run be born.
-
-    That only if nothing is left.
+def reap(leader: int, birth: "Callable[[], int]") -> bytes:
+    """Take the leader's status, then those of all other zombies; then, if nothing is left, let the next run be born.
 
     Answers status (u32; all ones: not dead), user and system time in µs (u64), peak memory in KiB (u64), number of
     others (u32), their time in µs (u64), one byte: 1 while children live, and the pid of the next run (u32; 0: none).
@@ -185,7 +183,7 @@ def reap(leader: int, birth: "Callable[[], int] | None" = None) -> bytes:
             theirs += int((usage[0] + usage[1]) * 1000000)
     except ChildProcessError:
         left = 0
-    if birth and not left:
+    if not left:
         try:
             born = birth()
         except OSError:
@@ -286,10 +284,8 @@ def serve(go: int, birth: "Callable[[], int]", scoped: bool) -> "NoReturn":
         except OSError:
             message = b""
         kind = message[:1]
-        if kind == b"n":
+        if kind == b"a":
             answer = reap(int.from_bytes(message[1:5], "little"), birth)
-        elif kind == b"a":
-            answer = reap(int.from_bytes(message[1:5], "little"))
         elif kind == b"f":
             try:
                 answer = b"F" + birth().to_bytes(4, "little")

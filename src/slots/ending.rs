@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::slot::{Process, Reaped, Slot, Then};
+use super::slot::{Process, Reaped, Slot};
 use super::tree;
 use crate::outcome::Exit;
 
@@ -116,7 +116,7 @@ async fn sweep(
     if tree::has_children_beside(slot.pid, process.pid) && !kill_at_once(slot, killed).await {
         pass(slot, killed).await;
     }
-    let mut leader = slot.reap(process.pid, Then::Birth).await.ok()?;
+    let mut leader = slot.reap(process.pid).await.ok()?;
     // Its word is the kernel's; and once the next run is born, nothing under it may be killed any more.
     let (mut left, mut theirs) = (leader.left, leader.theirs);
     while left && begun.elapsed() < SWEEP_PATIENCE {
@@ -124,7 +124,7 @@ async fn sweep(
         // While a process that is being killed traces the leader, it is not the slot's to reap.
         let unseen = leader.status.is_none();
         let who = if unseen { process.pid } else { 0 };
-        let more = slot.reap(who, Then::Birth).await.ok()?;
+        let more = slot.reap(who).await.ok()?;
         theirs += more.theirs;
         (left, leader.born) = (more.left, more.born);
         if unseen {

@@ -75,13 +75,6 @@ fn lives(pidfd: &AsyncFd<OwnedFd>) -> bool {
     poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready == 0)
 }
 
-/// What a slot does once all under it are dead and reaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
-    Nothing,
-    Birth,
-}
-
 /// What a slot told of the dead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reaped {
@@ -288,12 +281,9 @@ impl Slot {
         self.generation < spare.generation || self.is_worn()
     }
 
-    /// Reaps `leader` (0: none) and every other zombie; then, if nothing is left, lets the next run be born.
-    pub(super) async fn reap(&self, leader: i32, then: Then) -> Result<Reaped, SlotError> {
-        let mut message = vec![match then {
-            Then::Nothing => b'a',
-            Then::Birth => b'n',
-        }];
+    /// Reaps `leader` (0: none) and every other zombie; then, if nothing is left, the next run is born.
+    pub(super) async fn reap(&self, leader: i32) -> Result<Reaped, SlotError> {
+        let mut message = vec![b'a'];
         message.extend_from_slice(&leader.to_le_bytes());
         parse_reaped(&self.order(&message, PATIENCE).await?).ok_or(SlotError::Silent)
     }
@@ -329,7 +319,9 @@ impl Slot {
             if parked.is_alive() {
                 return Ok(parked);
             }
-            self.reap(parked.pid, Then::Nothing).await?;
+            if let Some(pid) = self.reap(parked.pid).await?.born {
+                return self.adopt(pid);
+            }
         }
         self.birth().await
     }
