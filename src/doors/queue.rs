@@ -250,6 +250,8 @@ impl QueueDoor {
         connection: &mut MultiplexedConnection,
     ) -> Result<(), DoorError> {
         self.take_over(connection).await?;
+        // What is known to be written down needs no ledger, which may refuse.
+        self.forget(connection).await?;
         let noted: std::collections::BTreeMap<String, Vec<u8>> =
             redis::cmd("HGETALL").arg(self.accepting()).query_async(connection).await?;
         let noted: Vec<Noted> =

@@ -170,6 +170,27 @@ fn another_process_that_holds_the_lock_for_seconds_only_delays() {
 }
 
 #[test]
+fn notes_of_what_is_written_down_go_while_the_ledger_is_stuck() {
+    let redis = RedisServer::start();
+    let mut executor = Executor::new(Some(&redis));
+    // Its look at the notes comes before the time after which they are forgotten by themselves.
+    executor.set("HEARTBEAT_INTERVAL", "100ms").serve();
+    let db = rusqlite::Connection::open(executor.ledger_path()).unwrap();
+    db.busy_timeout(Duration::from_secs(10)).unwrap();
+    for id in ["a", "b", "c", "d"] {
+        let go = executor.dir.path().join(id);
+        let params = json!({"path": &go});
+        redis.push(&json!({"job_id": id, "target": "tasks.good.waits_for", "params": params}));
+        executor.until(id, "RUNNING");
+        db.execute_batch("BEGIN IMMEDIATE").unwrap();
+        within(Duration::from_secs(2), "the note to go", || (noted(&redis) == 0).then_some(()));
+        db.execute_batch("ROLLBACK").unwrap();
+        std::fs::write(&go, "").unwrap();
+        executor.until(id, "COMPLETED");
+    }
+}
+
+#[test]
 fn a_lock_held_by_another_does_not_hold_up_the_exit() {
     let redis = RedisServer::start();
     let mut executor = Executor::new(Some(&redis));
