@@ -5,6 +5,7 @@ pub mod cron;
 mod firing;
 pub mod intake;
 pub mod leader;
+pub mod noted;
 mod origin;
 pub mod queue;
 pub mod rescue;

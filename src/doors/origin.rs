@@ -39,8 +39,8 @@ pub(super) async fn take_over(
         }
     }
     let moved = Script::new(MOVE)
-        .key(super::queue::accepting(origin))
-        .key(super::queue::accepting(ours))
+        .key(super::noted::accepting(origin))
+        .key(super::noted::accepting(ours))
         .perform(connection)
         .await?;
     Ok(TakeOver::Done(moved))

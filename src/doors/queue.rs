@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::intake::{self, Intake};
 use super::leader::read_item;
+use super::noted::{List, Noted, accepting};
 use super::origin::{self, TakeOver};
 use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
@@ -39,24 +40,6 @@ const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 const FORGET: Duration = Duration::from_millis(100);
 /// After Redis or the ledger refused.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// A list, and what its elements are.
-#[derive(Clone, Debug)]
-pub enum List {
-    /// Payloads that users push.
-    Jobs(String),
-    /// Items that the leader pushes: see [`super::leader::item`].
-    Due(&'static str),
-}
-
-impl List {
-    fn name(&self) -> &str {
-        match self {
-            Self::Jobs(name) => name,
-            Self::Due(name) => name,
-        }
-    }
-}
 
 /// What the door needs.
 #[derive(Debug)]
@@ -357,30 +340,6 @@ impl QueueDoor {
 
     fn accepting(&self) -> String {
         accepting(self.ledger.id())
-    }
-}
-
-/// Where a ledger's executor notes what it is about to write down.
-pub(super) fn accepting(ledger_id: &str) -> String {
-    format!("executor:accepting:{ledger_id}")
-}
-
-/// A payload that has left its list but is not yet in the ledger.
-#[derive(Clone, Debug)]
-struct Noted {
-    receipt: String,
-    /// The list's number as a digit from 1, then the payload.
-    value: Vec<u8>,
-}
-
-impl Noted {
-    fn list(&self) -> Option<usize> {
-        let digit = self.value.first()?.checked_sub(b'1')?;
-        Some(usize::from(digit))
-    }
-
-    fn payload(&self) -> &[u8] {
-        self.value.get(1..).unwrap_or_default()
     }
 }
 

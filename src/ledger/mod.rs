@@ -19,6 +19,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod verbs;
 mod writer;
 
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ pub use records::{
     Options, Outbox, OutboxEntry, OutboxKind, Recovered, Retried, RunStart,
 };
 use trouble::{Reach, Trouble};
-use writer::{Reply, Verb};
+use verbs::{Reply, Verb};
 
 /// The writing end. Cheap to clone; all clones feed one writer thread with group commit.
 #[derive(Clone, Debug)]

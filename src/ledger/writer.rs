@@ -8,77 +8,28 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc as tokio_mpsc, oneshot};
+use tokio::sync::mpsc as tokio_mpsc;
 
 use super::lock::Lock;
 use super::store::{Batch, Store};
 use super::trouble::{Reach, explain, reach};
-use super::{
-    Accepted, Acknowledged, Arrival, Cancelled, ClockRow, Finish, LedgerError, OutboxEntry,
-    Retried, RunStart, Shared,
-};
+use super::verbs::{Answer, Reply, Verb, act, refuse};
+use super::{Acknowledged, OutboxEntry, Shared};
 use crate::clock::{self, Timestamp};
-use crate::job::{Claim, JobId};
+use crate::job::Claim;
 
-/// Most verbs in one commit: bounds how long the first of them waits.
 /// Between the beginnings of two commits under a backlog: so much for each slot beyond two, which wait meanwhile…
 const BREATH: Duration = Duration::from_micros(500);
 /// …and never more.
 const LONGEST_BREATH: Duration = Duration::from_millis(3);
+/// Most verbs in one commit: bounds how long the first of them waits.
 const BATCH: usize = 256;
-/// How long a note that people may look for waits for a commit to go along with.
-const SOON: Duration = Duration::from_millis(20);
 /// How long what Redis has acknowledged waits to be forgotten.
 const LAZY: Duration = Duration::from_millis(250);
 /// Looks for due jobs at least so often, whatever the clock does.
 const LOOK: Duration = Duration::from_secs(5);
 /// While the ledger cannot be written, it is tried again so often.
 const AGAIN: Duration = Duration::from_millis(200);
-
-/// Where an answer goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Verb {
-    Accept(Vec<Arrival>, Reply<Vec<Accepted>>),
-    Demand(u32),
-    Withdraw(Reply<()>),
-    Started {
-        id: JobId,
-        attempt: u32,
-        pid: u32,
-    },
-    Finish(Box<Finish>, Reply<()>),
-    BeginRun(Arc<Claim>, Box<RunStart>, Reply<()>),
-    Unclaim(Arc<Claim>, Option<Timestamp>, Reply<()>),
-    Cancel(JobId, Reply<Cancelled>),
-    Retry(JobId, Reply<Retried>),
-    RetryFailed(Reply<u64>),
-    Probe(Reply<()>),
-    Outbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
-    NextOutbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
-    Prune(Timestamp, u32, Reply<u64>),
-    Clock(Reply<Vec<ClockRow>>),
-    NoteClock(ClockRow, Reply<()>),
-    ForgetOrigin(Reply<()>),
-    Close(Reply<()>),
-    #[cfg(test)]
-    LimitPages(Option<u32>, Reply<()>),
-}
-
-impl Verb {
-    /// How long it may wait for company; `None`: somebody waits for it.
-    fn patience(&self) -> Option<Duration> {
-        match self {
-            Self::Started { .. } => Some(SOON),
-            _ => None,
-        }
-    }
-}
-
-/// An answer held back until its commit is on disk, or has failed.
-type Answer = Box<dyn FnOnce(&Result<(), Arc<rusqlite::Error>>)>;
 
 /// The thread's state.
 pub(super) struct Writer {
@@ -353,114 +304,4 @@ impl Writer {
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(LOOK) + Duration::from_millis(1)
         })
     }
-}
-
-/// Does one verb in a savepoint of its own; its answer waits for the commit.
-fn act(
-    verb: Verb,
-    batch: &mut Batch<'_>,
-    carried: &mut u32,
-    answers: &mut Vec<Answer>,
-    closing: &mut Vec<Reply<()>>,
-) {
-    match verb {
-        Verb::Accept(arrivals, reply) => {
-            let done = batch.guarded(|batch| batch.accept(&arrivals));
-            answers.push(answer(reply, done));
-        }
-        // Looked after before the transaction begins.
-        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) => {}
-        Verb::Withdraw(reply) => answers.push(answer(reply, Ok(()))),
-        Verb::Started { id, attempt, pid } => {
-            // A courtesy to readers: the record of the end has the pid as well.
-            let _ = batch.guarded(|batch| batch.started(&id, attempt, pid));
-        }
-        Verb::Finish(finish, reply) => {
-            let done = batch.guarded(|batch| batch.finish(&finish));
-            if done.is_ok() {
-                *carried = carried.saturating_add(finish.demand);
-            }
-            answers.push(answer(reply, done));
-        }
-        Verb::BeginRun(claim, run, reply) => {
-            let done = batch.guarded(|batch| batch.begin_run(&claim, &run));
-            answers.push(answer(reply, done));
-        }
-        Verb::Unclaim(claim, until, reply) => {
-            let done = batch.guarded(|batch| batch.unclaim(&claim, until));
-            answers.push(answer(reply, done));
-        }
-        Verb::Cancel(id, reply) => {
-            let done = batch.guarded(|batch| batch.cancel(&id));
-            answers.push(answer(reply, done));
-        }
-        Verb::Retry(id, reply) => {
-            let done = batch.guarded(|batch| batch.retry(&id));
-            answers.push(answer(reply, done));
-        }
-        Verb::RetryFailed(reply) => {
-            let done = batch.guarded(Batch::retry_failed);
-            answers.push(answer(reply, done));
-        }
-        Verb::Probe(reply) => {
-            let done = batch.guarded(|batch| batch.probe());
-            answers.push(answer(reply, done));
-        }
-        Verb::Prune(before, limit, reply) => {
-            let done = batch.guarded(|batch| batch.prune(before, limit));
-            answers.push(answer(reply, done));
-        }
-        Verb::Clock(reply) => {
-            let done = batch.guarded(|batch| batch.clock());
-            answers.push(answer(reply, done));
-        }
-        Verb::NoteClock(row, reply) => {
-            let done = batch.guarded(|batch| batch.note_clock(&row));
-            answers.push(answer(reply, done));
-        }
-        Verb::ForgetOrigin(reply) => {
-            let done = batch.guarded(Batch::forget_origin);
-            answers.push(answer(reply, done));
-        }
-        Verb::Close(reply) => closing.push(reply),
-        #[cfg(test)]
-        Verb::LimitPages(_, reply) => answers.push(answer(reply, Ok(()))),
-    }
-}
-
-fn answer<T: 'static>(reply: Reply<T>, done: Result<T, LedgerError>) -> Answer {
-    Box::new(move |outcome| {
-        let done = match outcome {
-            Ok(()) => done,
-            Err(error) => Err(LedgerError::Commit(Arc::clone(error))),
-        };
-        // Whoever asked may have gone.
-        let _ = reply.send(done);
-    })
-}
-
-/// Answers a verb whose transaction could not even begin; why, is told by [`answer`].
-fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Reply<()>>) {
-    match verb {
-        Verb::Accept(_, reply) => answers.push(refusal(reply)),
-        Verb::Withdraw(reply)
-        | Verb::Finish(_, reply)
-        | Verb::BeginRun(_, _, reply)
-        | Verb::Unclaim(_, _, reply)
-        | Verb::NoteClock(_, reply)
-        | Verb::ForgetOrigin(reply)
-        | Verb::Probe(reply) => answers.push(refusal(reply)),
-        Verb::Cancel(_, reply) => answers.push(refusal(reply)),
-        Verb::Retry(_, reply) => answers.push(refusal(reply)),
-        Verb::RetryFailed(reply) | Verb::Prune(_, _, reply) => answers.push(refusal(reply)),
-        Verb::Clock(reply) => answers.push(refusal(reply)),
-        Verb::Close(reply) => closing.push(reply),
-        #[cfg(test)]
-        Verb::LimitPages(_, reply) => answers.push(refusal(reply)),
-        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Started { .. } => {}
-    }
-}
-
-fn refusal<T: 'static>(reply: Reply<T>) -> Answer {
-    answer(reply, Err(LedgerError::Closed))
 }

@@ -2,7 +2,6 @@
 //!
 //! The loop waits; `verdict.rs` decides; `tree.rs` kills. Must not outlive its tree.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use super::asking::{baseline, request};
 use super::channels::Channels;
 use super::ending::{self, Health, Over, Remains};
 use super::keeper::Ready;
@@ -21,14 +21,11 @@ use super::output::{Handle, Output, Reader, read_now, read_ready};
 use super::slot::{Process, Slot};
 use super::verdict::{self, Ended, Facts, Word};
 use super::watching::{self, Baseline, Watch};
-use super::{Action, Run, Setup, Stop, interpreter, spawn, tree};
-use crate::frame::{Decoder, Frame, Imported, Request};
-use crate::job::StartMethod;
+use super::{Run, Setup, Stop, spawn, stack, tree};
+use crate::frame::{Decoder, Frame, Imported};
 use crate::log::{Origin, OutputSink};
 use crate::outcome::{Outcome, Report, RunEvent, Usage};
 
-/// How long a run has to write its stack, on a loaded machine. Part of the grace, not added to it.
-const STACK_PATIENCE: Duration = Duration::from_millis(300);
 const DUMP_MAX: usize = 64 << 10;
 /// Read of frames at once.
 const CHUNK: usize = 16 << 10;
@@ -248,34 +245,9 @@ impl<'a> Attempt<'a> {
             return;
         }
         self.ended = Some(ended);
-        self.ask_for_stack().await;
+        stack::ask(self.process, &self.dump).await;
         if grace > AT_ONCE {
             tree::ask_to_end(self.slot.pid);
-        }
-    }
-
-    /// Has the run's own process write its stack, if it still has the handler.
-    async fn ask_for_stack(&self) {
-        let pid = self.process.pid;
-        if !tree::handles(pid, interpreter::STACK_SIGNAL)
-            || tree::signal_numbered(self.process.pidfd.get_ref(), interpreter::STACK_SIGNAL)
-                .is_err()
-        {
-            return;
-        }
-        if tree::stat(pid).is_some_and(|stat| stat.is_stopped()) {
-            // It can say where it is only if it runs.
-            tree::signal(self.process.pidfd.get_ref(), rustix::process::Signal::CONT);
-        }
-        let asked = Instant::now();
-        let mut before = 0;
-        while asked.elapsed() < STACK_PATIENCE {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-            let size = rustix::fs::fstat(&self.dump).map_or(0, |stat| stat.st_size);
-            if size > 0 && size == before {
-                return;
-            }
-            before = size;
         }
     }
 
@@ -397,47 +369,5 @@ impl<'a> Attempt<'a> {
         let mut bytes = vec![0; usize::try_from(size).map_or(DUMP_MAX, |size| size.min(DUMP_MAX))];
         let n = rustix::io::pread(&self.dump, &mut bytes, 0).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).into_owned()
-    }
-}
-
-fn baseline(setup: &Setup, slot: &Slot, process: &Process) -> Baseline {
-    let forked = setup.options.start_method == StartMethod::Forkserver;
-    let limited = setup.options.limits.memory_bytes.is_some();
-    // Forks of one slot are alike, so that one of them can stand for all where nothing hangs on it.
-    let memory =
-        if forked && !limited { slot.inherited() } else { tree::memory_at_birth(process.pid) };
-    let has_worked = if forked { process.rehearsed } else { process.parked };
-    Baseline {
-        memory,
-        cpu: if has_worked { watching::cpu_of(process.pid) } else { Duration::ZERO },
-        inherited: if forked { memory.anonymous } else { 0 },
-    }
-}
-
-fn request<'r>(run: &'r Run, tmp: &Path, memory_limited: bool) -> Request<'r> {
-    let mut env = BTreeMap::from([
-        ("EXECUTOR_JOB_ID", run.job_id.to_string()),
-        ("EXECUTOR_ATTEMPT", run.attempt.to_string()),
-        ("TMPDIR", tmp.to_string_lossy().into_owned()),
-    ]);
-    if let Some(id) = &run.run_id {
-        env.insert("EXECUTOR_RUN_ID", id.clone());
-    }
-    if let Some(id) = &run.experiment_id {
-        env.insert("EXECUTOR_EXPERIMENT_ID", id.clone());
-    }
-    Request {
-        job_id: run.job_id.as_str(),
-        attempt: run.attempt,
-        run_id: run.run_id.as_deref(),
-        experiment_id: run.experiment_id.as_deref(),
-        action: match run.action {
-            Action::Call => "call",
-            Action::Check => "check",
-        },
-        target: &run.target,
-        parameters: &run.parameters,
-        env,
-        memory_limited,
     }
 }

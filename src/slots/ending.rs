@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::slot::{Process, Reaped, Slot};
-use super::tree;
+use super::reaped::Reaped;
+use super::slot::{Process, Slot};
+use super::{proc, tree};
 use crate::outcome::Exit;
 
 /// How long a sweep may take before the slot is given up.
@@ -85,7 +86,7 @@ pub(super) async fn clear(slot: &Slot, process: &Process, over: Over) -> (Remain
 
 /// The whole tree in one call, if signals are scoped and the slot is able to. False: passes must do it.
 async fn kill_at_once(slot: &Slot, killed: &mut tree::Killed) -> bool {
-    if tree::stat(slot.pid).is_none_or(|stat| stat.is_dead() || stat.is_stopped()) {
+    if proc::stat(slot.pid).is_none_or(|stat| stat.is_dead() || stat.is_stopped()) {
         return false;
     }
     tree::count_living(slot.pid, killed);
@@ -113,7 +114,7 @@ async fn sweep(
     killed: &mut tree::Killed,
 ) -> Option<(Reaped, Duration)> {
     // Before anything is asked of the slot, which may be held by what was left behind.
-    if tree::has_children_beside(slot.pid, process.pid) && !kill_at_once(slot, killed).await {
+    if proc::has_children_beside(slot.pid, process.pid) && !kill_at_once(slot, killed).await {
         pass(slot, killed).await;
     }
     let mut leader = slot.reap(process.pid).await.ok()?;
@@ -140,7 +141,7 @@ async fn sweep(
 
 /// A slot that does not answer is ended, once nothing under it lives: what is left of it falls to us.
 async fn end_silent(slot: &Slot, begun: Instant, killed: &mut tree::Killed) {
-    while tree::stat(slot.pid).is_some_and(|stat| !stat.is_dead())
+    while proc::stat(slot.pid).is_some_and(|stat| !stat.is_dead())
         && pass(slot, killed).await
         && begun.elapsed() < SWEEP_PATIENCE
     {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Interpreter, Options, SlotsError, past, spawn, tree};
+use super::{Interpreter, Options, SlotsError, past, proc, spawn};
 use crate::job::StartMethod;
 
 /// The private real-time signal that makes a run write its stack.
@@ -189,7 +189,7 @@ pub(super) fn answer(
         late = begun.elapsed() > patience || given_up.load(Ordering::Relaxed);
     }
     if late {
-        past::end(pid, tree::stat(pid).map_or(0, |stat| stat.start));
+        past::end(pid, proc::stat(pid).map_or(0, |stat| stat.start));
         child.kill()?;
     }
     let output = child.wait_with_output();

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::tree;
+use super::proc;
 
 /// A process with a mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub fn runtime_dir(ledger: &Path) -> PathBuf {
 /// How long the process with this pid has been there; `None`: there is none.
 pub fn age(pid: i32) -> Option<Duration> {
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten()?;
-    let start = tree::stat(pid)?.start / u64::try_from(ticks).ok()?.max(1);
-    let up = tree::slurp("/proc/uptime").ok()?;
+    let start = proc::stat(pid)?.start / u64::try_from(ticks).ok()?.max(1);
+    let up = proc::slurp("/proc/uptime").ok()?;
     let up: f64 = up.split(' ').next()?.parse().ok()?;
     Duration::try_from_secs_f64(up - start as f64).ok()
 }
@@ -66,7 +66,7 @@ fn read(pid: i32, runtime_dir: &Path, executor: Option<i32>) -> Option<Marked> {
         .filter_map(|word| word.strip_prefix("TMPDIR=").map(PathBuf::from))
         .any(|dir| dir.starts_with(&tmp));
     // One that has ended meanwhile bears nothing.
-    if !(is_slot || is_run) || tree::stat(pid)?.is_dead() {
+    if !(is_slot || is_run) || proc::stat(pid)?.is_dead() {
         return None;
     }
     Some(Marked {
@@ -94,7 +94,7 @@ fn lineage(pid: i32, executor: Option<i32>) -> Lineage {
     let mut at = pid;
     // Deeper than any tree that is meant.
     for _ in 0..1000 {
-        match tree::stat(at) {
+        match proc::stat(at) {
             Some(stat) if Some(stat.parent) == executor => return Lineage::Ours,
             Some(stat) if stat.parent > 1 => at = stat.parent,
             _ => return Lineage::Orphan,

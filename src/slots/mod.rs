@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of Redis, SQL or schedules. `docs/design/slots.md` tells how a slot works.
 
+mod asking;
 mod attempt;
 mod channels;
 mod ending;
@@ -12,11 +13,15 @@ mod marks;
 mod output;
 mod past;
 mod preload;
+mod proc;
+mod reaped;
 mod renew;
 mod retire;
+mod setup;
 mod shim;
 mod slot;
 mod spawn;
+mod stack;
 mod tmpdir;
 mod tree;
 mod verdict;
@@ -24,10 +29,9 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -40,8 +44,7 @@ use crate::job::{JobId, Limits, StartMethod, Target};
 use crate::log::OutputSink;
 use crate::outcome::{Outcome, Report, RunEvent, Usage};
 use keeper::Keeper;
-use preload::Preload;
-use tmpdir::TmpDirs;
+use setup::Setup;
 
 /// How slots are set up. The same for all runs.
 #[derive(Clone, Debug)]
@@ -156,24 +159,6 @@ struct Shared {
     output: OutputSink,
     tier: Tier,
     interpreter: Interpreter,
-}
-
-/// What every birth needs.
-#[derive(Debug)]
-struct Setup {
-    options: Options,
-    executable: PathBuf,
-    /// Of a slot, but for what it loads ahead.
-    config: serde_json::Value,
-    preload: Preload,
-    shim: PathBuf,
-    tmpdirs: TmpDirs,
-    constant: spawn::Constant,
-    guard: guard::Guard,
-    /// No slot is wanted any more.
-    closing: AtomicBool,
-    /// One clock tick of `/proc`.
-    tick: Duration,
 }
 
 /// The means by which runs are kept apart and ended, as `/healthz` and `doctor` name them.
@@ -354,50 +339,5 @@ fn not_started(setup: &Setup, reason: String) -> Report {
         survivors_killed: 0,
         log_tail: String::new(),
         log_bytes: 0,
-    }
-}
-
-impl Setup {
-    fn make(options: Options) -> Result<(Self, Interpreter), SlotsError> {
-        nix::sys::prctl::set_child_subreaper(true)
-            .map_err(|error| system("become a sub-reaper")(error.into()))?;
-        let dir = &options.runtime_dir;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .and_then(|()| past::wait(dir))
-            .map_err(system("prepare the runtime directory"))?;
-        let tmpdirs = TmpDirs::reset(dir).map_err(system("prepare the runtime directory"))?;
-        let shim = shim::write(dir).map_err(system("write the shim"))?;
-        let probe = interpreter::Probe::ask(&options, &shim)?;
-        let ticks =
-            nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-        let learned = dir.join("learned-modules");
-        let guard = guard::Guard::start(&options.launcher).map_err(system("start the guard"))?;
-        let setup = Self {
-            guard,
-            closing: AtomicBool::new(false),
-            executable: probe.executable.clone(),
-            config: probe.config(&options, &shim),
-            preload: Preload::new(&options.preload, options.start_method, learned),
-            constant: spawn::Constant {
-                open_files: options.limits.open_files,
-                file_size: options.limits.file_size_bytes,
-            },
-            tick: Duration::from_secs(1) / u32::try_from(ticks.max(1)).unwrap_or(100),
-            shim,
-            tmpdirs,
-            options,
-        };
-        setup.preload.begin(&setup);
-        Ok((setup, probe.describe()))
-    }
-
-    /// The configuration of a slot that loads these modules ahead (frames.md section 1).
-    fn config(&self, names: &[String]) -> String {
-        let mut config = self.config.clone();
-        config["preload"] = self.preload.config(names);
-        config.to_string()
     }
 }

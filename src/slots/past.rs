@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::tree;
+use super::{proc, tree};
 
 /// How long they may take to end by themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub(super) fn remember(runtime_dir: &Path, pid: i32, kind: Kind) -> io::Result<(
 
 /// A process as a line without its end: its pid and its start time.
 pub(super) fn line_of(pid: i32) -> String {
-    let start = tree::stat(pid).map_or(0, |stat| stat.start);
+    let start = proc::stat(pid).map_or(0, |stat| stat.start);
     format!("{pid} {start}")
 }
 
@@ -79,7 +79,7 @@ pub(super) fn read_line(line: &str) -> Option<(i32, u64)> {
 }
 
 pub(super) fn is_alive(pid: i32, start: u64) -> bool {
-    tree::stat(pid).is_some_and(|stat| stat.start == start && !stat.is_dead())
+    proc::stat(pid).is_some_and(|stat| stat.start == start && !stat.is_dead())
 }
 
 /// Stops it, so that it starts nothing more, kills all under it, then itself: its orphans would be nobody's.
@@ -135,10 +135,10 @@ mod tests {
                 std::process::Command::new("python3").args(["-c", &script]).spawn().unwrap();
             let pid = i32::try_from(child.id()).unwrap();
             let until = Instant::now() + PATIENCE;
-            while tree::children(pid).is_empty() && Instant::now() < until {
+            while proc::children(pid).is_empty() && Instant::now() < until {
                 std::thread::sleep(LOOK);
             }
-            end(pid, tree::stat(pid).unwrap().start);
+            end(pid, proc::stat(pid).unwrap().start);
             child.wait().unwrap();
         }
         let word = mark.to_str().unwrap();

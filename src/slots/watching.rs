@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
-use super::tree::{self, Stat};
+use super::proc::{self, Stat};
+use super::tree;
 use crate::job::Limits;
 use crate::outcome::Limit;
 
@@ -24,7 +25,7 @@ const LOOKED_AT_CLOSELY: usize = 256;
 /// What a process had before its request came.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Baseline {
-    pub(super) memory: tree::Memory,
+    pub(super) memory: proc::Memory,
     pub(super) cpu: Duration,
     /// Forked: its memory at that time is inherited and not its own.
     pub(super) inherited: u64,
@@ -116,12 +117,12 @@ impl Watch {
     pub(super) fn look(&mut self, slot: i32, leader: i32) -> (Option<Breach>, usize) {
         self.step = if self.storm { FIRST } else { (self.step * 2).min(USUAL) };
         self.next = Instant::now() + self.step;
-        if let Some(stat) = tree::stat(slot).filter(Stat::is_stopped)
+        if let Some(stat) = proc::stat(slot).filter(Stat::is_stopped)
             && let Some(fd) = tree::open(slot, stat.start)
         {
             tree::signal(&fd, Signal::CONT);
         }
-        let all = tree::descendants(slot);
+        let all = proc::descendants(slot);
         let alive = all.iter().filter(|(_, stat)| !stat.is_dead());
         let memory = self.memory(&alive.clone().map(|(pid, _)| *pid).collect::<Vec<_>>());
         let ticks: u64 = all.iter().map(|(_, stat)| stat.own_ticks + stat.reaped_ticks).sum();
@@ -144,13 +145,13 @@ impl Watch {
     /// share once for each; before that breaks the limit it is taken more exactly, which costs more.
     fn memory(&self, pids: &[i32]) -> u64 {
         let own = |sum: u64| sum.saturating_sub(self.baseline.inherited);
-        let plain = own(pids.iter().map(|pid| tree::memory(*pid).anonymous).sum());
+        let plain = own(pids.iter().map(|pid| proc::memory(*pid).anonymous).sum());
         let over = self.limits.memory_bytes.is_some_and(|limit| plain > limit);
         if !over || !(2..=LOOKED_AT_CLOSELY).contains(&pids.len()) {
             return plain;
         }
         let exact =
-            |pid: &i32| tree::shared_out(*pid).unwrap_or_else(|| tree::memory(*pid).anonymous);
+            |pid: &i32| proc::shared_out(*pid).unwrap_or_else(|| proc::memory(*pid).anonymous);
         own(pids.iter().map(exact).sum())
     }
 
@@ -184,7 +185,7 @@ pub(super) fn stand_behind(pid: i32, limits: &Limits, baseline: &Baseline) {
 
 /// CPU time a process has used, finer than ticks.
 pub(super) fn cpu_of(pid: i32) -> Duration {
-    tree::slurp(format!("/proc/{pid}/schedstat"))
+    proc::slurp(format!("/proc/{pid}/schedstat"))
         .ok()
         .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
         .map_or(Duration::ZERO, Duration::from_nanos)
@@ -222,7 +223,7 @@ mod tests {
     fn a_short_run_is_judged_by_its_leader() {
         let mib = 1 << 20;
         let baseline = Baseline {
-            memory: tree::Memory { anonymous: 6 * mib, peak: 10 * mib, data: 0 },
+            memory: proc::Memory { anonymous: 6 * mib, peak: 10 * mib, data: 0 },
             ..Baseline::default()
         };
         let watch = Watch::new(Limits::default(), baseline, Duration::from_millis(10));

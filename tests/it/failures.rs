@@ -246,11 +246,12 @@ fn what_may_look_like_a_failure_is_none() {
 #[test]
 fn a_timeout_tells_where_the_callable_was() {
     for method in BOTH {
-        let bench = Bench::start(method, &[("CONCURRENCY", "6"), ("KILL_GRACE", "200ms")]);
+        let bench = Bench::start(method, &[("CONCURRENCY", "7"), ("KILL_GRACE", "200ms")]);
         let hanging = [
             ("hangs", "in _sleep_for_ever"),
             ("hangs_in_c", "in hangs_in_c"),
             ("spins", "in spins"),
+            ("tells_its_stack_slowly", "in the_end"),
             ("ignores_sigterm", "No Python stack"),
             ("stops_itself", "in stops_itself"),
             ("thread_never_ends", "in _sleep_for_ever"),
