@@ -20,6 +20,7 @@ mod store;
 mod tests;
 mod trouble;
 mod verbs;
+mod wal;
 mod writer;
 
 use std::path::PathBuf;

@@ -10,9 +10,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::sound;
 use super::trouble::{Reach, explain, reach};
-use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind};
+use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind, sound, wal};
 use crate::clock::{self, Timestamp};
 use crate::job::Claim;
 
@@ -29,6 +28,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Files up to this size are read through before anything is done with them, at some 300 MB/s; larger
 /// ones while they are in use.
 pub(super) const CHECKED_AT_START: u64 = 64 * 1024 * 1024;
+
+/// SQLite's cache: a negative number of KiB.
+pub(super) const CACHE: i32 = -4096;
 
 /// So many bytes must fit before an outage is over.
 const ROOM: u32 = 1024 * 1024;
@@ -52,16 +54,17 @@ impl Store {
         conn.set_prepared_statement_cache_capacity(128);
         // Plans do not depend on bound values: otherwise statements are prepared anew for each.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        // A job is some 30 pages of the log: checkpoints at SQLite's 1000 would come every 30 jobs.
         conn.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
-             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096;
-             PRAGMA wal_autocheckpoint = 8000;",
+             PRAGMA temp_store = MEMORY;",
         )?;
+        conn.pragma_update(None, "cache_size", CACHE)?;
+        conn.pragma_update(None, "wal_autocheckpoint", wal::PAGES)?;
         if file_size(&options.path) <= CHECKED_AT_START {
             sound::whole(&conn)?;
         }
         migrate(&mut conn, version)?;
+        wal::grow(&conn, &options.path);
         Ok(Self { conn, options, starts: 0 })
     }
 

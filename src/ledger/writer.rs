@@ -236,13 +236,13 @@ impl Writer {
         let committed = outcome.is_ok();
         let fault = batch.as_ref().and_then(|(_, fault)| fault.as_ref());
         self.judge(&outcome, fault, probing);
-        let mut told = false;
+        let (mut told, mut claimed) = (false, 0);
         if let (Ok(()), Some((effects, _))) = (&outcome, batch) {
             let waiting = self.shared.waiting.load(Ordering::Relaxed);
             let waiting = waiting.saturating_add_signed(effects.waiting);
             self.forgotten = acknowledged;
             self.shared.waiting.store(waiting, Ordering::Relaxed);
-            let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+            claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
             self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
             self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
             told = effects.told;
@@ -253,6 +253,10 @@ impl Writer {
         }
         for answer in answers {
             answer(&outcome);
+        }
+        if claimed > 0 {
+            // Whoever begins them may share this core, and what follows can wait.
+            std::thread::yield_now();
         }
         if told {
             self.answer_next();

@@ -1,0 +1,75 @@
+//! The write-ahead log: how long it becomes, and that it is so long from the start.
+//!
+//! A commit that writes over what the file already has is on disk sooner than one that makes it longer
+//! (`docs/performance.md`). Only SQLite writes to it.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::lock::beside;
+use super::store::{CACHE, file_size};
+
+/// It is written back to the ledger's file once it has so many pages: some 350 jobs.
+pub(super) const PAGES: u32 = 2000;
+const BYTES: u64 = 4096 * PAGES as u64;
+/// On a disk that has not so many times its size left it grows as it goes.
+const ROOM: u64 = 16;
+
+/// Has the log take its room. If it cannot, commits are a little slower.
+///
+/// Pages of a transaction that no longer fit the cache go to the log at once; rolled back, their frames
+/// never count, and the next commit writes over them.
+pub(super) fn grow(conn: &Connection, path: &Path) {
+    let free =
+        rustix::fs::statvfs(path).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    if file_size(&beside(path, "-wal")) >= BYTES || free / ROOM < BYTES {
+        return;
+    }
+    let _ = conn.execute_batch(&format!(
+        "PRAGMA cache_size = 16; BEGIN IMMEDIATE;
+         CREATE TABLE growing (bytes); INSERT INTO growing VALUES (zeroblob({BYTES}));"
+    ));
+    if !conn.is_autocommit() {
+        let _ = conn.execute_batch("ROLLBACK");
+    }
+    let _ = conn.pragma_update(None, "cache_size", CACHE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_long_from_the_start_and_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE kept (x); INSERT INTO kept VALUES (1);",
+        )
+        .unwrap();
+        grow(&conn, &path);
+        let grown = file_size(&beside(&path, "-wal"));
+        assert!(grown >= BYTES, "{grown}");
+        // Written over, not appended to; and what was rolled back is not there for anybody.
+        conn.execute_batch("INSERT INTO kept VALUES (2)").unwrap();
+        grow(&conn, &path);
+        assert_eq!(file_size(&beside(&path, "-wal")), grown);
+        let other = Connection::open(&path).unwrap();
+        let count = |sql: &str| other.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM kept"), 2);
+        assert_eq!(count("SELECT count(*) FROM sqlite_schema"), 1);
+        assert!(count("PRAGMA page_count") < 10);
+        // As after a crash: what is in the file is all there is to go by.
+        let crashed = dir.path().join("crashed.db");
+        std::fs::copy(&path, &crashed).unwrap();
+        std::fs::copy(beside(&path, "-wal"), beside(&crashed, "-wal")).unwrap();
+        let read = Connection::open(&crashed).unwrap();
+        let count = |sql: &str| read.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM kept"), 2);
+        assert_eq!(count("SELECT count(*) FROM sqlite_schema"), 1);
+        let sound: String = read.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(sound, "ok");
+    }
+}
