@@ -11,6 +11,7 @@ pub mod queue;
 pub mod rescue;
 pub mod schedules;
 pub mod speedrun;
+mod take;
 pub mod timetable;
 pub mod trigger;
 

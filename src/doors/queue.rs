@@ -1,36 +1,31 @@
 //! The queue's door: from Redis lists into the ledger.
 //!
-//! Wakes by a blocking peek, which moves the last element onto itself and so can lose nothing; takes
-//! by one script that notes in `executor:accepting:{ledger_id}` before it removes; writes down in
-//! one commit; then forgets the note. What a crash or a lost reply leaves in that hash is read again
-//! at the start, after each outage and at every heartbeat, and recognised by its receipt.
+//! Waits by looks, takes by a script that notes in `executor:accepting:{ledger_id}` before it removes
+//! ([`super::take`]); writes down in one commit; then forgets the note. What a crash or a lost reply
+//! leaves in that hash is read again at the start, after each outage and at every heartbeat, and
+//! recognised by its receipt.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Script};
 use tokio::sync::watch;
 
 use super::intake::{self, Intake};
 use super::leader::read_item;
 use super::noted::{List, Noted, accepting};
 use super::origin::{self, TakeOver};
+use super::take::{BATCH, Found, LOOK_ANSWER, Look, Most, Place};
 use crate::experiments::tools::{ToolTable, tool_table};
 use crate::health::Health;
 use crate::job::{Refusal, Source, Target};
 use crate::ledger::{Arrival, Ledger};
-use crate::link::{Link, Perform, is_outage};
-use crate::payload::{Draft, MAX_PAYLOAD_BYTES};
+use crate::link::{Link, is_outage};
+use crate::payload::Draft;
 
-/// Most jobs, and most bytes, taken in one go.
-const BATCH: usize = 64;
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How long a peek blocks; its connection waits a little longer for the answer.
-const PEEK: Duration = Duration::from_secs(2);
-const PEEK_ANSWER: Duration = Duration::from_secs(4);
 /// Jobs taken into the ledger ahead of their turn while nobody else serves the queue, so that
 /// priorities count among them.
 const AHEAD: u64 = 10_000;
@@ -123,41 +118,78 @@ impl QueueDoor {
     async fn serve(&mut self, told: &mut String) -> Result<(), DoorError> {
         let mut shared = self.link.connection().await?;
         self.accept_noted(&mut shared).await?;
-        // Before the first peek: that would bring over the whole of a payload however large.
+        // Before the first look: that would bring over the whole of a payload however large.
         self.take_all(&mut shared).await?;
         self.well(told);
-        // A look once begun is kept until it is answered: given up, its question would stay behind
-        // on the connection, ahead of the next one.
+        let place = Arc::new(self.place());
         let mut looks = FuturesUnordered::new();
-        for list in &self.lists {
-            let connection = self.link.own(PEEK_ANSWER).await?;
-            looks.push(look(connection, list.name().to_owned()));
-        }
         let mut look_again = tokio::time::interval(self.look_again);
         look_again.reset();
         while !*self.draining.borrow() {
             if self.room() == 0 {
+                if self.ledger.trouble().is_some() {
+                    // What they might take could not be written down.
+                    looks.clear();
+                }
                 self.forget(&mut shared).await?;
                 self.sleep(LOOK_FOR_ROOM).await;
                 continue;
             }
-            let mut draining = self.draining.clone();
+            if looks.is_empty() {
+                for list in 0..place.lists.len() {
+                    let connection = self.link.own(LOOK_ANSWER).await?;
+                    let look = Look { connection, place: Arc::clone(&place), list };
+                    looks.push(look.begin(self.room_alone(), self.written_down.clone()));
+                }
+            }
+            let (mut draining, ledger) = (self.draining.clone(), self.ledger.clone());
             tokio::select! {
                 Some(looked) = looks.next() => {
-                    if looked.there? {
-                        self.take_all(&mut shared).await?;
-                    }
+                    self.follow(looked.found?, &mut shared).await?;
                     self.well(told);
-                    looks.push(look(looked.connection, looked.list));
+                    let look = looked.look;
+                    looks.push(look.begin(self.room_alone(), self.written_down.clone()));
                 }
                 () = tokio::time::sleep(FORGET), if !self.written_down.is_empty() => {
                     self.forget(&mut shared).await?;
                 }
                 _ = look_again.tick() => self.accept_noted(&mut shared).await?,
+                () = ledger.lost() => {}
                 () = begun(&mut draining) => {}
             }
         }
         Ok(self.forget(&mut shared).await?)
+    }
+
+    /// Writes down what came with a look, and takes what is left.
+    async fn follow(
+        &mut self,
+        found: Found,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), DoorError> {
+        self.written_down.retain(|receipt| !found.forgotten.contains(receipt));
+        let took = found.taken.noted.len();
+        if took > 0 {
+            self.know(found.taken.peers);
+            self.accept(connection, found.taken.noted).await?;
+        }
+        if (found.there && took == 0) || took >= BATCH {
+            self.take_all(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// One that has just come is not yet known by the heartbeat.
+    fn know(&self, peers: u32) {
+        self.peers.send_if_modified(|known| std::mem::replace(known, peers) != peers);
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            accepting: self.accepting(),
+            members: self.members.clone(),
+            lists: self.lists.iter().map(|list| list.name().to_owned()).collect(),
+        }
     }
 
     /// A round went well: the next trouble is told again.
@@ -176,11 +208,16 @@ impl QueueDoor {
         if self.ledger.trouble().is_some() {
             return 0;
         }
-        let ahead = match *self.peers.borrow() {
-            0 | 1 => AHEAD.saturating_sub(self.ledger.waiting()),
-            _ => 0,
-        };
-        usize::try_from(ahead).unwrap_or(usize::MAX).max(self.room_together())
+        match *self.peers.borrow() {
+            0 | 1 => self.room_alone().max(self.room_together()),
+            _ => self.room_together(),
+        }
+    }
+
+    /// The same as long as nobody else serves the queue, one batch at most.
+    fn room_alone(&self) -> usize {
+        let ahead = AHEAD.saturating_sub(self.ledger.waiting());
+        usize::try_from(ahead).unwrap_or(usize::MAX).max(self.room_together()).min(BATCH)
     }
 
     /// The same while others serve the queue, too.
@@ -209,22 +246,11 @@ impl QueueDoor {
         connection: &mut MultiplexedConnection,
         most: usize,
     ) -> Result<Vec<Noted>, RedisError> {
-        let script = Script::new(include_str!("lua/take.lua"));
-        let mut call = script.key(self.accepting());
-        call.key(&self.members);
-        for list in &self.lists {
-            call.key(list.name());
-        }
-        call.arg(BATCH_BYTES).arg(MAX_PAYLOAD_BYTES + 1);
-        call.arg(most).arg(self.room_together().min(most));
-        call.arg(uuid::Uuid::now_v7().to_string()).arg(&self.written_down);
-        failpoint!("take.before", crate::failpoint::broken().into());
-        let (peers, taken): (u32, Vec<(String, Vec<u8>)>) = call.perform(connection).await?;
-        failpoint!("take.after", crate::failpoint::broken().into());
+        let most = Most { alone: most, together: self.room_together().min(most) };
+        let taken = self.place().take(connection, most, &self.written_down).await?;
         self.written_down.clear();
-        // One that has just come is not yet known by the heartbeat.
-        self.peers.send_if_modified(|known| std::mem::replace(known, peers) != peers);
-        Ok(taken.into_iter().map(|(receipt, value)| Noted { receipt, value }).collect())
+        self.know(taken.peers);
+        Ok(taken.noted)
     }
 
     /// Writes down what was noted earlier, oldest first.
@@ -354,25 +380,4 @@ fn tool_named(draft: &Result<Draft, Box<Refusal>>) -> Option<&String> {
 async fn begun(draining: &mut watch::Receiver<bool>) {
     // Its sender gone means that the daemon ends.
     let _ = draining.wait_for(|draining| *draining).await;
-}
-
-/// A blocking look at one list. It gives its connection back, so that there is never more than one
-/// on its way.
-async fn look(mut connection: MultiplexedConnection, list: String) -> Looked {
-    let there: Result<Option<Vec<u8>>, RedisError> = redis::cmd("BLMOVE")
-        .arg(&list)
-        .arg(&list)
-        .arg("RIGHT")
-        .arg("RIGHT")
-        .arg(PEEK.as_secs())
-        .query_async(&mut connection)
-        .await;
-    Looked { there: there.map(|there| there.is_some()), connection, list }
-}
-
-/// What a look found.
-struct Looked {
-    there: Result<bool, RedisError>,
-    connection: MultiplexedConnection,
-    list: String,
 }

@@ -176,6 +176,11 @@ impl Ledger {
         self.shared.trouble.why()
     }
 
+    /// Resolves while the ledger cannot be written, or as soon as that begins.
+    pub async fn lost(&self) {
+        self.shared.trouble.begins().await;
+    }
+
     /// Whether a new write is taken within this time; else why not, in a sentence.
     pub async fn writable_within(&self, time: Duration) -> Result<(), String> {
         let probed = tokio::time::timeout(time, self.probe()).await;

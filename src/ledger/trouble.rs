@@ -3,10 +3,10 @@
 //! Pure but for [`Trouble`], which remembers whether the ledger can be written and says it in the log
 //! once as it begins and once as it ends.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rusqlite::ErrorCode;
+use tokio::sync::watch;
 
 /// How far an error reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +67,7 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
 
 /// Whether the ledger can be written, as of the last commit.
 #[derive(Debug, Default)]
-pub(super) struct Trouble(Mutex<Option<Outage>>);
+pub(super) struct Trouble(watch::Sender<Option<Outage>>);
 
 #[derive(Debug)]
 struct Outage {
@@ -79,20 +79,26 @@ struct Outage {
 impl Trouble {
     /// Why the ledger cannot be written, in a sentence.
     pub(super) fn why(&self) -> Option<String> {
-        self.with(|outage| outage.as_ref().map(|outage| outage.why.clone()))
+        self.0.borrow().as_ref().map(|outage| outage.why.clone())
     }
 
     pub(super) fn stands(&self) -> bool {
-        self.with(|outage| outage.is_some())
+        self.0.borrow().is_some()
+    }
+
+    /// Resolves while it stands, or as soon as it begins.
+    pub(super) async fn begins(&self) {
+        // The sender is ours.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 
     pub(super) fn damaged(&self) -> bool {
-        self.with(|outage| outage.as_ref().is_some_and(|outage| outage.reach == Reach::Damaged))
+        self.0.borrow().as_ref().is_some_and(|outage| outage.reach == Reach::Damaged)
     }
 
     /// It cannot be written. One log line, until it can; a second if it turns out to be damaged.
     pub(super) fn note(&self, reach: Reach, why: &str) {
-        self.with(|outage| {
+        self.0.send_modify(|outage| {
             let known = outage.as_ref().map(|outage| outage.reach);
             let since = outage.as_ref().map_or_else(Instant::now, |outage| outage.since);
             if known.is_none_or(|known| known <= reach) {
@@ -111,7 +117,7 @@ impl Trouble {
 
     /// A write of some size succeeded: the outage is over, unless the file is damaged.
     pub(super) fn over(&self) {
-        self.with(|outage| {
+        self.0.send_modify(|outage| {
             if let Some(past) = outage.take_if(|outage| outage.reach < Reach::Damaged) {
                 let seconds = past.since.elapsed().as_secs_f64();
                 tracing::info!(
@@ -121,10 +127,6 @@ impl Trouble {
                 );
             }
         });
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut Option<Outage>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -184,7 +184,9 @@ fn a_restored_copy_takes_over_what_its_dead_original_had_only_noted() {
     db.execute_batch("BEGIN IMMEDIATE").unwrap();
     redis.push(&json!({"job_id": "a", "target": "tasks.good.noop"}));
     let keys = |redis: &RedisServer| redis.run::<Vec<String>>(&["KEYS", "executor:accepting:*"]);
-    eventually("the job to be noted", || (!keys(&redis).is_empty()).then_some(()));
+    let notes = || keys(&redis).iter().map(|key| redis.run::<i64>(&["HLEN", key])).sum::<i64>();
+    let waiting = || redis.run::<i64>(&["LLEN", "executor:jobs"]);
+    eventually("the job to be noted", || ((waiting(), notes()) == (0, 1)).then_some(()));
     let mut restored = Executor::new(Some(&redis));
     restored.set("HEARTBEAT_INTERVAL", "300ms").set("EXECUTOR_ID", "restored").set_ledger(copy);
     restored.serve();
