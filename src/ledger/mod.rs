@@ -13,6 +13,7 @@ mod lock;
 mod reader;
 mod records;
 mod recover;
+mod schema;
 mod sound;
 mod steer;
 mod store;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::accept::{FOLLOWS, LATER, id_at, status_at};
 use super::trouble::{Reach, reach};
-use super::{LedgerError, sound, store};
+use super::{LedgerError, schema, sound};
 use crate::clock::{self, Timestamp};
 use crate::job::{JobId, Status};
 
@@ -82,7 +82,7 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(Duration::from_secs(5))?;
-        let version = store::version(&conn)?;
+        let version = schema::version(&conn)?;
         match sound::ours(&conn, version) {
             // What can still be read of a damaged one is for its reader to find out.
             Err(LedgerError::Sqlite(error)) if reach(&error) == Reach::Damaged => {}

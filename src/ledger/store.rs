@@ -11,12 +11,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::trouble::{Reach, explain, reach};
-use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind, sound, wal};
+use super::{ClockRow, LedgerError, Options, Outbox, OutboxEntry, OutboxKind, schema, sound, wal};
 use crate::clock::{self, Timestamp};
 use crate::job::Claim;
-
-/// Migrations in order: the first makes the schema, `PRAGMA user_version` counts those applied.
-const MIGRATIONS: &[&str] = &[include_str!("../../schema.sql")];
 
 /// In `meta`: the ledger's id, and that of the ledger it was copied from.
 pub(super) const LEDGER_ID: &str = "ledger_id";
@@ -49,7 +46,7 @@ impl Store {
         let mut conn = Connection::open(&options.path)?;
         conn.busy_timeout(BUSY)?;
         // Looked at before anything is written to it.
-        let version = version(&conn)?;
+        let version = schema::version(&conn)?;
         sound::ours(&conn, version)?;
         conn.set_prepared_statement_cache_capacity(128);
         // Plans do not depend on bound values: otherwise statements are prepared anew for each.
@@ -63,7 +60,7 @@ impl Store {
         if file_size(&options.path) <= CHECKED_AT_START {
             sound::whole(&conn)?;
         }
-        migrate(&mut conn, version)?;
+        schema::migrate(&mut conn, version)?;
         wal::grow(&conn, &options.path);
         Ok(Self { conn, options, starts: 0 })
     }
@@ -139,34 +136,9 @@ impl Store {
     }
 }
 
-/// The version of the schema in the file, if we know it; 0: none yet.
-pub(super) fn version(conn: &Connection) -> Result<i64, LedgerError> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found > known {
-        return Err(LedgerError::Newer { found, known });
-    }
-    Ok(found)
-}
-
 /// The size of a ledger's file; 0 if there is none.
 pub(super) fn file_size(path: &Path) -> u64 {
     path.metadata().map_or(0, |file| file.len())
-}
-
-fn migrate(conn: &mut Connection, found: i64) -> Result<(), LedgerError> {
-    for (version, sql) in (1..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
-        let tx = conn.transaction()?;
-        tx.execute_batch(sql)?;
-        tx.pragma_update(None, "user_version", version)?;
-        if version == 1 {
-            let id = uuid::Uuid::now_v7().to_string();
-            tx.execute("INSERT INTO meta (name, value) VALUES (?, ?)", [LEDGER_ID, &id])?;
-        }
-        failpoint!("open.migrated", crate::failpoint::disk_full().into());
-        tx.commit()?;
-    }
-    Ok(())
 }
 
 /// What a batch did to the numbers kept in memory; counts only once committed.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc as tokio_mpsc;
 
 use super::lock::Lock;
-use super::store::{Batch, Store};
+use super::store::{Batch, Effects, Store};
 use super::trouble::{Reach, explain, reach};
 use super::verbs::{Answer, Reply, Verb, act, refuse};
 use super::{Acknowledged, OutboxEntry, Shared};
@@ -30,6 +30,17 @@ const LAZY: Duration = Duration::from_millis(250);
 const LOOK: Duration = Duration::from_secs(5);
 /// While the ledger cannot be written, it is tried again so often.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// What a transaction came to.
+struct Written {
+    outcome: Result<(), Arc<rusqlite::Error>>,
+    /// In force only if it was committed. Its claims are among what was started.
+    effects: Effects,
+    fault: Option<(Reach, String)>,
+    /// Demand that came with the records of endings, and counts with them.
+    carried: u32,
+    answers: Vec<Answer>,
+}
 
 /// The thread's state.
 pub(super) struct Writer {
@@ -195,61 +206,71 @@ impl Writer {
         if idle && !probing {
             return true;
         }
-        let acknowledged = self.acknowledged;
-        let mut answers: Vec<Answer> = Vec::with_capacity(verbs.len());
-        // Demand that comes with the record of an ending counts only if that is recorded.
-        let mut carried = 0;
         verbs.iter().for_each(|verb| self.hear(verb));
         self.begun = Instant::now();
-        let (outcome, claims, batch) = match self.store.begin(clock::now()) {
-            Ok(mut batch) => {
-                batch.free = if troubled { 0 } else { self.demand };
-                if probing {
-                    // Refused, it ends the batch, and with it all that follows.
-                    let _ = batch.guarded(Batch::probe_room);
-                }
-                if acknowledged > self.forgotten {
-                    // Undone, they are sent again: each message can be told twice.
-                    let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged, &self.kept));
-                }
-                for verb in verbs {
-                    act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
-                }
-                let started = u32::try_from(batch.effects.started.len()).unwrap_or(u32::MAX);
-                let demand = self.demand.saturating_add(carried).saturating_sub(started);
-                let demand = if troubled { 0 } else { demand };
-                // Refused, they are made again with the next commit.
-                let claims = batch.guarded(|batch| batch.claim(demand)).unwrap_or_default();
-                let outcome = batch.commit();
-                let (mut effects, fault) = batch.effects();
-                let mut started = std::mem::take(&mut effects.started);
-                started.extend(claims);
-                (outcome, started, Some((effects, fault)))
-            }
+        let acknowledged = self.acknowledged;
+        let written = self.write(verbs, troubled, probing);
+        let committed = written.outcome.is_ok();
+        self.judge(&written.outcome, written.fault.as_ref(), probing);
+        if committed {
+            self.forgotten = acknowledged;
+        }
+        self.settle(written);
+        committed
+    }
+
+    /// The transaction itself.
+    fn write(&mut self, verbs: Vec<Verb>, troubled: bool, probing: bool) -> Written {
+        let (mut answers, mut carried) = (Vec::with_capacity(verbs.len()), 0);
+        let mut batch = match self.store.begin(clock::now()) {
+            Ok(batch) => batch,
             Err(error) => {
                 for verb in verbs {
                     refuse(verb, &mut answers, &mut self.closing);
                 }
-                (Err(Arc::new(error)), Vec::new(), None)
+                let (effects, fault) = (Effects::default(), None);
+                return Written { outcome: Err(Arc::new(error)), effects, fault, carried, answers };
             }
         };
-        let committed = outcome.is_ok();
-        let fault = batch.as_ref().and_then(|(_, fault)| fault.as_ref());
-        self.judge(&outcome, fault, probing);
-        let (mut told, mut claimed) = (false, 0);
-        if let (Ok(()), Some((effects, _))) = (&outcome, batch) {
+        batch.free = if troubled { 0 } else { self.demand };
+        if probing {
+            // Refused, it ends the batch, and with it all that follows.
+            let _ = batch.guarded(Batch::probe_room);
+        }
+        if self.acknowledged > self.forgotten {
+            // Undone, they are sent again: each message can be told twice.
+            let acknowledged = self.acknowledged;
+            let _ = batch.guarded(|batch| batch.forget_up_to(acknowledged, &self.kept));
+        }
+        for verb in verbs {
+            act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
+        }
+        let started = u32::try_from(batch.effects.started.len()).unwrap_or(u32::MAX);
+        let demand = self.demand.saturating_add(carried).saturating_sub(started);
+        let demand = if troubled { 0 } else { demand };
+        // Refused, they are made again with the next commit.
+        let claims = batch.guarded(|batch| batch.claim(demand)).unwrap_or_default();
+        let outcome = batch.commit();
+        let (mut effects, fault) = batch.effects();
+        effects.started.extend(claims);
+        Written { outcome, effects, fault, carried, answers }
+    }
+
+    /// After a transaction: what it changed is in force if it was committed, and everyone is answered.
+    fn settle(&mut self, written: Written) {
+        let Written { outcome, effects, carried, answers, .. } = written;
+        let effects = if outcome.is_ok() { effects } else { Effects::default() };
+        let claimed = u32::try_from(effects.started.len()).unwrap_or(u32::MAX);
+        if outcome.is_ok() {
             let waiting = self.shared.waiting.load(Ordering::Relaxed);
             let waiting = waiting.saturating_add_signed(effects.waiting);
-            self.forgotten = acknowledged;
             self.shared.waiting.store(waiting, Ordering::Relaxed);
-            claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
             self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
             self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
-            told = effects.told;
-            for claim in claims {
-                // Without a dispatcher (a command at work on the ledger) there is no demand.
-                let _ = self.claims.send(claim);
-            }
+        }
+        for claim in effects.started {
+            // Without a dispatcher (a command at work on the ledger) there is no demand.
+            let _ = self.claims.send(claim);
         }
         for answer in answers {
             answer(&outcome);
@@ -258,10 +279,9 @@ impl Writer {
             // Whoever begins them may share this core, and what follows can wait.
             std::thread::yield_now();
         }
-        if told {
+        if effects.told {
             self.answer_next();
         }
-        committed
     }
 
     /// What a verb says to the writer itself.
