@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -32,6 +33,9 @@ const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// The same once it took one: what is waited for then is a process that does not die, not the ledger.
 const NEXT_LOOKS: Duration = Duration::from_secs(1);
+
+/// Where the ledger's answers to cancels come back.
+type Answered = UnboundedSender<(Cancel, Result<Cancelled, LedgerError>)>;
 
 /// What other parts may ask of the dispatcher. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -284,46 +288,52 @@ impl Dispatcher {
             self.flow.health.loop_tick();
             self.flow.health.set_running(self.state.running.len());
             self.flow.health.set_slots_aside(self.flow.slots.set_aside());
-            match action {
-                Action::None => {}
-                Action::Start(claim, stop) => {
-                    failpoint!("start.claimed");
-                    let (flow, ended_in) = (Arc::clone(&self.flow), ended_in.clone());
-                    tokio::spawn(async move {
-                        // The receiver outlives every attempt: the loop ends after the last one.
-                        let _ = ended_in.send(flow::attempt(&flow, claim, stop).await);
-                    });
-                }
-                Action::Unclaim(claim) => {
-                    let ledger = self.flow.ledger.clone();
-                    tokio::spawn(unclaim(ledger, claim));
-                }
-                Action::Demand => self.flow.ledger.demand(1),
-                Action::Drain(until, signal) => {
-                    drain_over = Some(until);
-                    give_up = Some(until + self.state.plan.until_record());
-                    self.drain(signal);
-                }
-                Action::Killing(signal) => {
-                    tracing::warn!(event = "killing", ?signal, "asked again: runs are killed now");
-                }
-                Action::AskLedger(cancel) => {
-                    let (ledger, answered_in) = (self.flow.ledger.clone(), answered_in.clone());
-                    tokio::spawn(async move {
-                        let answer = ledger.cancel(cancel.id.clone()).await;
-                        let _ = answered_in.send((cancel, answer));
-                    });
-                }
-                Action::Answer(cancel, answer) => {
-                    // Whoever asked may have gone; the job is cancelled all the same.
-                    let _ = cancel.reply.send(answer);
-                }
+            if let Action::Drain(until, signal) = action {
+                drain_over = Some(until);
+                give_up = Some(until + self.state.plan.until_record());
+                self.drain(signal);
+            } else {
+                self.carry_out(action, &ended_in, &answered_in);
             }
         }
         if self.state.drained() {
             self.give_back_late_claims().await;
         }
         self.state.running.len()
+    }
+
+    /// Does what needs no waiting for; its end comes back as an event.
+    fn carry_out(&self, action: Action, ended: &UnboundedSender<Ended>, answered: &Answered) {
+        match action {
+            Action::None | Action::Drain(..) => {}
+            Action::Start(claim, stop) => {
+                failpoint!("start.claimed");
+                let (flow, ended) = (Arc::clone(&self.flow), ended.clone());
+                tokio::spawn(async move {
+                    // The receiver outlives every attempt: the loop ends after the last one.
+                    let _ = ended.send(flow::attempt(&flow, claim, stop).await);
+                });
+            }
+            Action::Unclaim(claim) => {
+                let ledger = self.flow.ledger.clone();
+                tokio::spawn(unclaim(ledger, claim));
+            }
+            Action::Demand => self.flow.ledger.demand(1),
+            Action::Killing(signal) => {
+                tracing::warn!(event = "killing", ?signal, "asked again: runs are killed now");
+            }
+            Action::AskLedger(cancel) => {
+                let (ledger, answered) = (self.flow.ledger.clone(), answered.clone());
+                tokio::spawn(async move {
+                    let answer = ledger.cancel(cancel.id.clone()).await;
+                    let _ = answered.send((cancel, answer));
+                });
+            }
+            Action::Answer(cancel, answer) => {
+                // Whoever asked may have gone; the job is cancelled all the same.
+                let _ = cancel.reply.send(answer);
+            }
+        }
     }
 
     /// Stops every door and takes back what was asked of the ledger.
