@@ -24,10 +24,20 @@ from posix import close, dup2, getpid, putenv  # users may patch `os`
 
 import executor_shim
 
-from . import armed, endings, failures, frames, loader, parameters, preload, values  # as modules: what is rare
+from . import armed, endings, failures, frames, loader, messages, parameters, preload, values  # as modules: the rare
 from .endings import finish
 from .errors import Unfit
 from .loader import ordinary
+from .messages import (
+    ANCILLARY,
+    LONGEST_MESSAGE,
+    MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
+    MSG_TRUNC,
+    SCM_RIGHTS,
+    SOL_SOCKET,
+    UnreadableError,
+)
 from .parameters import fit_exactly
 from .values import NoJsonForm, fitting, scan
 
@@ -42,11 +52,7 @@ if TYPE_CHECKING:
 DUMP, FRAMES = 200, 201  # descriptors of the run (frames.md section 2)
 EXIT_FAULT, EXIT_UNREADABLE, EXIT_NOT_OUR_PIPE = 1, 96, 97
 
-_LONGEST_MESSAGE = 64 * 1024 + 4096
-_ANCILLARY = 64  # room for five descriptors and a header
-_MSG_TRUNC, _MSG_CTRUNC, _MSG_CMSG_CLOEXEC = 0x20, 0x08, 0x40000000
 _AF_UNIX, _SOCK_SEQPACKET = 1, 5
-_SOL_SOCKET, _SCM_RIGHTS = 1, 1
 _LOW_BYTE = 0 if sys.byteorder == "little" else 3
 _SIGPIPE, _SIGXFSZ, _LAST_SIGNAL = 13, 25, 64
 _IGNORED_BY_PYTHON = (_SIGPIPE, _SIGXFSZ)
@@ -65,10 +71,6 @@ _SAMPLE = (
     b'"target":{"module":"executor_sample","class":null,"function":"run"},"parameters":{"x":1},'
     b'"env":{"EXECUTOR_JOB_ID":"sample","EXECUTOR_ATTEMPT":"1","TMPDIR":"/tmp"},"memory_limited":false}'
 )
-
-
-class _Unreadable(Exception):
-    """The request could not be read."""
 
 
 # --- before the fork -------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ def _rehearse_all() -> None:
     log, null = os.dup(2), os.dup(0)
     ours.sendmsg(
         [b"J", getpid().to_bytes(4, "little"), _SAMPLE],
-        [(_SOL_SOCKET, _SCM_RIGHTS, null.to_bytes(4, sys.byteorder) * 4)],
+        [(SOL_SOCKET, SCM_RIGHTS, null.to_bytes(4, sys.byteorder) * 4)],
     )
     code = attend(theirs, loader.SAMPLE_ROOTS, {})
     os.dup2(log, 1)
@@ -213,21 +215,21 @@ def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, Module
     try:
         # 1. The message for this process.
         me = getpid().to_bytes(4, "little")
-        data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = ctl.recvmsg(LONGEST_MESSAGE, ANCILLARY, MSG_CMSG_CLOEXEC)
         if data == b"R" + me:  # nobody is in a hurry
             rehearse()
-            data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = ctl.recvmsg(LONGEST_MESSAGE, ANCILLARY, MSG_CMSG_CLOEXEC)
         if (
             data[:5] == b"J" + me
             and len(ancillary) == 1
             and len(ancillary[0][2]) == 16
             and ancillary[0][2].count(0) == 12
-            and not flags & (_MSG_TRUNC | _MSG_CTRUNC)
+            and not flags & (MSG_TRUNC | MSG_CTRUNC)
         ):
             body = data[5:]
             channel, stdout, stderr, dump = ancillary[0][2][_LOW_BYTE::4]  # four numbers below 256
         else:
-            message = _unusual(ctl, data, ancillary, flags)
+            message = messages.unusual(ctl, data, ancillary, flags)
             if message is None:
                 return 0
             body, (channel, stdout, stderr, dump) = message
@@ -262,7 +264,7 @@ def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, Module
             if type(request["target"]) is not dict or type(request["parameters"]) is not dict:
                 raise TypeError("target and parameters must be objects")
         except Exception as error:
-            raise _Unreadable(f"{type(error).__name__}: {error}") from None
+            raise UnreadableError(f"{type(error).__name__}: {error}") from None
         code = EXIT_FAULT  # from here on code of the user's may have run
         code = _serve(request, _frames, roots or loader.roots, modules)
     except BaseException as error:
@@ -287,48 +289,6 @@ def _reset_signals() -> None:
         signal(number, SIG_IGN)
     signal(SIGINT, default_int_handler)
     pthread_sigmask(SIG_SETMASK, ())
-
-
-def _unusual(
-    ctl: socket, data: bytes, ancillary: "list[tuple[int, int, bytes]]", flags: int
-) -> "tuple[bytes, list[int]] | None":
-    """From this message on: the body of the one for this process, and its descriptors; `None`: the socket is closed.
-
-    Those for others are dropped; that of kind `M` has its body in the last descriptor.
-    """
-    me = getpid()
-    while True:
-        if not data and not ancillary:
-            return None
-        descriptors: list[int] = []
-        for level, kind, numbers in ancillary:
-            if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
-                descriptors += memoryview(numbers[: len(numbers) // 4 * 4]).cast("i").tolist()
-        if data[:1] != b"R" and len(data) >= 5 and int.from_bytes(data[1:5], "little") == me:
-            break
-        for descriptor in descriptors:
-            os.close(descriptor)
-        data, ancillary, flags, _ = ctl.recvmsg(_LONGEST_MESSAGE, _ANCILLARY, _MSG_CMSG_CLOEXEC)
-    what, body = data[:1], data[5:]
-    if flags & (_MSG_TRUNC | _MSG_CTRUNC) or len(descriptors) != {b"J": 4, b"M": 5}.get(what):
-        raise _Unreadable(f"kind {what!r}, {len(data)} bytes, {len(descriptors)} descriptors, flags {flags}")
-    if what == b"M":
-        memory = descriptors.pop()
-        body = _whole(memory)
-        os.close(memory)
-    return body, descriptors
-
-
-def _whole(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    parts, offset = [], 0
-    while offset < size:
-        part = os.pread(descriptor, size - offset, offset)
-        if not part:
-            break
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
 
 
 def _bytes_of_environment() -> "dict[bytes, bytes] | None":

@@ -22,6 +22,7 @@ const FILES: &[(&str, &str)] = files![
     "failures.py",
     "frames.py",
     "loader.py",
+    "messages.py",
     "parameters.py",
     "preload.py",
     "preload_probe.py",

@@ -395,4 +395,4 @@ def test_requests_that_lack_something(forked):
         live.send_raw(b"J", body)
         ended = live.wait()
         assert (ended.code, ended.frames) == (96, [])
-        assert b"executor_shim: _Unreadable" in ended.stderr
+        assert b"executor_shim: UnreadableError" in ended.stderr
