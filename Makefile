@@ -34,12 +34,16 @@ SEED ?= 1
 MODE ?=
 CHAOS := CHAOS_ROUNDS=$(ROUNDS) CHAOS_SEED=$(SEED) cargo test --release --test chaos
 
-chaos: redis ## kill, drop, restart and stall under load, for long (ROUNDS=1000 SEED=1, MODE= one alone); docs/reliability.md
+chaos: redis ## kill, drop, restart and stall under load, then a tenth as many rounds of escapes (ROUNDS=1000 SEED=1, MODE= one alone); docs/reliability.md
 	$(if $(filter failpoints,$(MODE)),,$(CHAOS) -- --nocapture --test-threads=1 $(MODE))
 	$(if $(filter-out failpoints,$(MODE)),,$(CHAOS) --features failpoints -- --nocapture failpoints)
+	$(if $(MODE),,$(MAKE) escapes ROUNDS=$$((($(ROUNDS) + 9) / 10)))
+
+# The default of ROUNDS is that of `chaos`.
+ESCAPES_ROUNDS = $(if $(filter file,$(origin ROUNDS)),100,$(ROUNDS))
 
 escapes: build setup redis ## the escape zoo and the floods in full, ROUNDS=100 times, on the release build
-	EXECUTOR_BINARY=$(CURDIR)/target/release/executor ESCAPES_ROUNDS=$(or $(ROUNDS),100) FLOOD_MB=$(or $(FLOOD_MB),1024) \
+	EXECUTOR_BINARY=$(CURDIR)/target/release/executor ESCAPES_ROUNDS=$(ESCAPES_ROUNDS) FLOOD_MB=$(or $(FLOOD_MB),1024) \
 		cargo test --test it -- --nocapture --test-threads 5 escapes:: floods::
 
 soak: build setup redis ## every kind of run mixed, RUNS=100000 of them, and nothing that grows, on the release build
