@@ -118,10 +118,10 @@ impl QueueDoor {
     async fn serve(&mut self, told: &mut String) -> Result<(), DoorError> {
         let mut shared = self.link.connection().await?;
         self.accept_noted(&mut shared).await?;
-        // Before the first look: that would bring over the whole of a payload however large.
-        self.take_all(&mut shared).await?;
-        self.well(told);
         let place = Arc::new(self.place());
+        // Before the first look: that would bring over the whole of a payload however large.
+        self.take_all(&place, &mut shared).await?;
+        self.well(told);
         let mut looks = FuturesUnordered::new();
         let mut look_again = tokio::time::interval(self.look_again);
         look_again.reset();
@@ -145,7 +145,7 @@ impl QueueDoor {
             let (mut draining, ledger) = (self.draining.clone(), self.ledger.clone());
             tokio::select! {
                 Some(looked) = looks.next() => {
-                    self.follow(looked.found?, &mut shared).await?;
+                    self.follow(&place, looked.found?, &mut shared).await?;
                     self.well(told);
                     let look = looked.look;
                     looks.push(look.begin(self.room_alone(), self.written_down.clone()));
@@ -164,6 +164,7 @@ impl QueueDoor {
     /// Writes down what came with a look, and takes what is left.
     async fn follow(
         &mut self,
+        place: &Place,
         found: Found,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), DoorError> {
@@ -174,7 +175,7 @@ impl QueueDoor {
             self.accept(connection, found.taken.noted).await?;
         }
         if (found.there && took == 0) || took >= BATCH {
-            self.take_all(connection).await?;
+            self.take_all(place, connection).await?;
         }
         Ok(())
     }
@@ -226,13 +227,17 @@ impl QueueDoor {
     }
 
     /// Takes batch after batch while there is something to take, and room.
-    async fn take_all(&mut self, connection: &mut MultiplexedConnection) -> Result<(), DoorError> {
+    async fn take_all(
+        &mut self,
+        place: &Place,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), DoorError> {
         loop {
             let most = self.room().min(BATCH);
             if most == 0 || *self.draining.borrow() {
                 return Ok(());
             }
-            let noted = self.take(connection, most).await?;
+            let noted = self.take(place, connection, most).await?;
             let full = noted.len() == most;
             self.accept(connection, noted).await?;
             if !full {
@@ -243,11 +248,12 @@ impl QueueDoor {
 
     async fn take(
         &mut self,
+        place: &Place,
         connection: &mut MultiplexedConnection,
         most: usize,
     ) -> Result<Vec<Noted>, RedisError> {
         let most = Most { alone: most, together: self.room_together().min(most) };
-        let taken = self.place().take(connection, most, &self.written_down).await?;
+        let taken = place.take(connection, most, &self.written_down).await?;
         self.written_down.clear();
         self.know(taken.peers);
         Ok(taken.noted)
