@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::flow::{self, Ended, Flow};
 use crate::job::{Claim, JobId};
-use crate::ledger::{Cancelled, Ledger, LedgerError};
+use crate::ledger::{Cancelled, LedgerError};
 use crate::signals::Signal;
 use crate::slots::Stop;
 
@@ -28,14 +28,25 @@ const TICK: Duration = Duration::from_secs(1);
 /// The largest part of the shutdown's grace kept for recording and telling what was stopped.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 
+/// The same after a second signal, whatever is left of the grace.
+const CLOSING_TIME_KILLED: Duration = Duration::from_secs(5);
+
 /// How long the ledger may take for a write once the time for recording is over.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// The same once it took one: what is waited for then is a process that does not die, not the ledger.
 const NEXT_LOOKS: Duration = Duration::from_secs(1);
 
-/// Where the ledger's answers to cancels come back.
-type Answered = UnboundedSender<(Cancel, Result<Cancelled, LedgerError>)>;
+/// Attempts whose ends were not recorded by the end of the shutdown's grace, since the ledger took no
+/// more writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the ledger cannot be written: until the grace was over it did not take the ends of {attempts} attempts; the next start runs again whatever is RUNNING in it"
+)]
+pub struct Unrecorded {
+    /// How many are known; the ledger may have handed out more meanwhile.
+    pub attempts: usize,
+}
 
 /// What other parts may ask of the dispatcher. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,6 +82,10 @@ enum Event {
     Cancel(Cancel),
     /// The ledger answered a cancel of a job that was not running here.
     CancelAnswered(Cancel, Result<Cancelled, LedgerError>),
+    /// Every claim that the ledger made has come.
+    Withdrawn,
+    /// A claim that came too late is given back.
+    GivenBack,
     /// The service manager or a person wants us to end.
     Signal(Signal),
     /// The time for runs to finish by themselves is over.
@@ -88,7 +103,7 @@ enum Action {
     /// Start an attempt.
     Start(Claim, watch::Receiver<Stop>),
     /// A claim that came too late: give it back.
-    Unclaim(Claim),
+    GiveBack(Claim),
     /// An attempt ended without asking for a successor: ask now.
     Demand,
     /// Stop taking; `DrainOver` is due at the instant.
@@ -146,17 +161,25 @@ struct State {
     running: HashMap<JobId, watch::Sender<Stop>>,
     phase: Phase,
     plan: ShutdownPlan,
+    /// No more claims can come.
+    withdrawn: bool,
+    /// Claims on their way back.
+    giving_back: usize,
 }
 
 impl State {
     fn new(plan: ShutdownPlan) -> Self {
-        Self { running: HashMap::new(), phase: Phase::Serving, plan }
+        let (phase, running) = (Phase::Serving, HashMap::new());
+        Self { running, phase, plan, withdrawn: false, giving_back: 0 }
     }
 
     /// Decides what an event means.
     fn handle(&mut self, event: Event, now: Instant) -> Action {
         match event {
-            Event::Claimed(claim) if self.phase > Phase::Serving => Action::Unclaim(claim),
+            Event::Claimed(claim) if self.phase > Phase::Serving => {
+                self.giving_back += 1;
+                Action::GiveBack(claim)
+            }
             Event::Claimed(claim) => {
                 let (stop, stopped) = watch::channel(Stop::No);
                 self.running.insert(claim.id.clone(), stop);
@@ -191,6 +214,14 @@ impl State {
                 }
                 Action::None
             }
+            Event::Withdrawn => {
+                self.withdrawn = true;
+                Action::None
+            }
+            Event::GivenBack => {
+                self.giving_back -= 1;
+                Action::None
+            }
             Event::Tick => Action::None,
         }
     }
@@ -213,7 +244,12 @@ impl State {
     }
 
     fn drained(&self) -> bool {
-        self.phase > Phase::Serving && self.running.is_empty()
+        self.withdrawn && self.unrecorded() == 0
+    }
+
+    /// Attempts that are RUNNING for the ledger.
+    fn unrecorded(&self) -> usize {
+        self.running.len() + self.giving_back
     }
 }
 
@@ -255,11 +291,13 @@ impl Dispatcher {
     }
 
     /// Serves until a signal came and every attempt is over and recorded. `slots` claims are asked
-    /// for at first; each ending asks for its successor. Returns how many attempts were left
-    /// unrecorded, because the ledger took no more writes by the end of the shutdown's grace.
-    pub async fn run(mut self, slots: usize) -> usize {
-        let (ended_in, mut ended) = mpsc::unbounded_channel();
-        let (answered_in, mut answered) = mpsc::unbounded_channel();
+    /// for at first; each ending asks for its successor.
+    ///
+    /// # Errors
+    /// The ledger took no more writes by the end of the shutdown's grace.
+    pub async fn run(mut self, slots: usize) -> Result<(), Unrecorded> {
+        // What was begun here comes back there.
+        let (back, mut later) = mpsc::unbounded_channel();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let (mut drain_over, mut give_up): (Option<Instant>, Option<Instant>) = (None, None);
@@ -270,13 +308,12 @@ impl Dispatcher {
                 biased;
                 Some(claim) = self.claims.recv() => Event::Claimed(claim),
                 Some(signal) = self.signals.recv() => Event::Signal(signal),
-                Some(ended) = ended.recv() => Event::Ended(ended),
-                Some((cancel, answer)) = answered.recv() => Event::CancelAnswered(cancel, answer),
+                Some(event) = later.recv() => event,
                 Some(cancel) = self.commands.recv() => Event::Cancel(cancel),
                 () = at(drain_over) => { drain_over = None; Event::DrainOver }
                 () = at(give_up) => {
                     if self.flow.ledger.writable_within(look).await.is_err() {
-                        break;
+                        return Err(Unrecorded { attempts: self.state.unrecorded() });
                     }
                     look = NEXT_LOOKS;
                     give_up = Some(Instant::now() + LAST_LOOK);
@@ -288,45 +325,49 @@ impl Dispatcher {
             self.flow.health.loop_tick();
             self.flow.health.set_running(self.state.running.len());
             self.flow.health.set_slots_aside(self.flow.slots.set_aside());
-            if let Action::Drain(until, signal) = action {
-                drain_over = Some(until);
-                give_up = Some(until + self.state.plan.until_record());
-                self.drain(signal);
-            } else {
-                self.carry_out(action, &ended_in, &answered_in);
+            match action {
+                Action::Drain(until, _) => {
+                    drain_over = Some(until);
+                    give_up = Some(until + self.state.plan.until_record());
+                }
+                Action::Killing(_) => {
+                    let soon = Instant::now() + CLOSING_TIME_KILLED;
+                    give_up = give_up.map(|until| until.min(soon));
+                }
+                _ => {}
             }
+            self.carry_out(action, &back);
         }
-        if self.state.drained() {
-            self.give_back_late_claims().await;
-        }
-        self.state.running.len()
+        Ok(())
     }
 
-    /// Does what needs no waiting for; its end comes back as an event.
-    fn carry_out(&self, action: Action, ended: &UnboundedSender<Ended>, answered: &Answered) {
+    /// Does what needs no waiting for; its end comes back as an event. The loop takes them in as
+    /// long as anything is under way.
+    fn carry_out(&self, action: Action, back: &UnboundedSender<Event>) {
+        let (flow, back) = (Arc::clone(&self.flow), back.clone());
         match action {
-            Action::None | Action::Drain(..) => {}
+            Action::None => {}
             Action::Start(claim, stop) => {
                 failpoint!("start.claimed");
-                let (flow, ended) = (Arc::clone(&self.flow), ended.clone());
                 tokio::spawn(async move {
-                    // The receiver outlives every attempt: the loop ends after the last one.
-                    let _ = ended.send(flow::attempt(&flow, claim, stop).await);
+                    let _ = back.send(Event::Ended(flow::attempt(&flow, claim, stop).await));
                 });
             }
-            Action::Unclaim(claim) => {
-                let ledger = self.flow.ledger.clone();
-                tokio::spawn(unclaim(ledger, claim));
+            Action::GiveBack(claim) => {
+                tokio::spawn(async move {
+                    flow::give_back(&flow, claim, None).await;
+                    let _ = back.send(Event::GivenBack);
+                });
             }
             Action::Demand => self.flow.ledger.demand(1),
+            Action::Drain(_, signal) => self.drain(signal, back),
             Action::Killing(signal) => {
                 tracing::warn!(event = "killing", ?signal, "asked again: runs are killed now");
             }
             Action::AskLedger(cancel) => {
-                let (ledger, answered) = (self.flow.ledger.clone(), answered.clone());
                 tokio::spawn(async move {
-                    let answer = ledger.cancel(cancel.id.clone()).await;
-                    let _ = answered.send((cancel, answer));
+                    let answer = flow.ledger.cancel(cancel.id.clone()).await;
+                    let _ = back.send(Event::CancelAnswered(cancel, answer));
                 });
             }
             Action::Answer(cancel, answer) => {
@@ -337,7 +378,7 @@ impl Dispatcher {
     }
 
     /// Stops every door and takes back what was asked of the ledger.
-    fn drain(&self, signal: Signal) {
+    fn drain(&self, signal: Signal, back: UnboundedSender<Event>) {
         self.draining.send_replace(true);
         self.flow.health.set_draining();
         failpoint!("shutdown.begun");
@@ -348,29 +389,13 @@ impl Dispatcher {
             "stopping: taking nothing more, letting runs finish for {:?}",
             self.state.plan.drain
         );
-        // A ledger that is slow to answer must not hold up the loop: a late claim is given back.
+        // A slow ledger must not hold up the loop.
         let ledger = self.flow.ledger.clone();
-        tokio::spawn(async move { ledger.withdraw().await });
-    }
-
-    async fn give_back_late_claims(&mut self) {
-        let give_back = async {
-            // After this no claim can follow; an error means that the writer is gone, and claims
-            // with it.
-            let _ = self.flow.ledger.withdraw().await;
-            while let Ok(claim) = self.claims.try_recv() {
-                unclaim(self.flow.ledger.clone(), claim).await;
-            }
-        };
-        // A ledger that does not answer made no claims.
-        let _ = tokio::time::timeout(LAST_LOOK, give_back).await;
-    }
-}
-
-async fn unclaim(ledger: Ledger, claim: Claim) {
-    let id = claim.id.clone();
-    if let Err(error) = ledger.unclaim(Arc::new(claim), None).await {
-        tracing::warn!(event = "unclaim_failed", job_id = %id, error = %error, "the job stays RUNNING in the ledger; the next start puts it back");
+        tokio::spawn(async move {
+            // Refused or not: it claims nothing more.
+            let _ = ledger.withdraw().await;
+            let _ = back.send(Event::Withdrawn);
+        });
     }
 }
 

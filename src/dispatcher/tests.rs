@@ -61,6 +61,8 @@ fn the_first_signal_drains_the_second_kills() {
     assert!(!state.drained(), "a killed run is waited for");
     let ended = Ended { id: JobId::new("a").unwrap(), asked_for_more: false };
     let _ = state.handle(Event::Ended(ended), Instant::now());
+    assert!(!state.drained(), "the ledger may have claimed another");
+    let _ = state.handle(Event::Withdrawn, Instant::now());
     assert!(state.drained());
 }
 
@@ -81,7 +83,10 @@ fn a_claim_that_comes_while_draining_is_given_back() {
     let mut state = serving();
     let _ = state.handle(Event::Signal(Signal::Interrupt), Instant::now());
     let action = state.handle(Event::Claimed(claim("late")), Instant::now());
-    assert!(matches!(action, Action::Unclaim(_)));
+    assert!(matches!(action, Action::GiveBack(_)));
+    let _ = state.handle(Event::Withdrawn, Instant::now());
+    assert!(!state.drained(), "it is RUNNING for the ledger");
+    let _ = state.handle(Event::GivenBack, Instant::now());
     assert!(state.drained());
 }
 

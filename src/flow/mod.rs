@@ -77,7 +77,11 @@ pub struct Ended {
 pub async fn attempt(flow: &Flow, claim: Claim, stop: watch::Receiver<Stop>) -> Ended {
     let (claim, target) = match starting::start(flow, claim).await {
         Start::Ready(claim, target) => (Arc::new(claim), target),
-        Start::NotNow(claim, until) => return give_back(flow, claim, until).await,
+        Start::NotNow(claim, until) => {
+            let id = claim.id.clone();
+            give_back(flow, claim, Some(until)).await;
+            return Ended { id, asked_for_more: false };
+        }
     };
     telling::began(flow, &claim);
     let report = match target {
@@ -201,16 +205,16 @@ async fn record(flow: &Flow, finish: Finish) -> bool {
     }
 }
 
-/// The job waits a little longer; its start is not counted.
-async fn give_back(flow: &Flow, claim: Claim, until: Timestamp) -> Ended {
+/// The job waits again, at once or not before `until`; its start is not counted. Tried until the
+/// ledger takes it.
+pub async fn give_back(flow: &Flow, claim: Claim, until: Option<Timestamp>) {
     let claim = Arc::new(claim);
-    while let Err(error) = flow.ledger.unclaim(Arc::clone(&claim), Some(until)).await {
+    while let Err(error) = flow.ledger.unclaim(Arc::clone(&claim), until).await {
         if matches!(error, LedgerError::NotRunning { .. } | LedgerError::Closed) {
             break;
         }
         tokio::time::sleep(RECORD_AGAIN).await;
     }
-    Ended { id: claim.id.clone(), asked_for_more: false }
 }
 
 /// An error with its sources in one line.

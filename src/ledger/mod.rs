@@ -119,8 +119,8 @@ impl Ledger {
         self.tell(Verb::Demand(free));
     }
 
-    /// Takes all demand back. After this returned, every claim made is in the channel and none
-    /// follows.
+    /// Takes all demand back, for good. After this returned, with whatever, every claim made is in the
+    /// channel and none follows, also none that an ending carries a demand for.
     pub async fn withdraw(&self) -> Result<(), LedgerError> {
         self.ask(Verb::Withdraw).await
     }

@@ -314,6 +314,20 @@ async fn withdrawn_demand_claims_nothing() {
 }
 
 #[tokio::test]
+async fn an_ending_after_the_withdrawal_claims_no_successor() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let claim = bench.claim().await;
+    bench.ledger.withdraw().await.unwrap();
+    bench.ledger.demand(1);
+    let (report, disposition) = (report(succeeded()), Disposition::Complete);
+    bench.ledger.finish(Finish { claim, report, disposition, demand: 1 }).await.unwrap();
+    bench.accept(job("b")).await;
+    assert_eq!(bench.row("b")["status"], "QUEUED");
+    assert!(bench.claims.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_known_receipt_writes_nothing() {
     let bench = Bench::new();
     let mut first = arrival(job("a"));

@@ -49,6 +49,8 @@ pub(super) struct Writer {
     claims: tokio_mpsc::UnboundedSender<Claim>,
     shared: Arc<Shared>,
     demand: u32,
+    /// From now on nothing is claimed, whoever asks.
+    withdrawn: bool,
     /// The most that was ever demanded at once: how many slots there are.
     slots: u32,
     /// The last message that Redis has acknowledged, and the last that is forgotten.
@@ -79,6 +81,7 @@ impl Writer {
             claims,
             shared,
             demand: 0,
+            withdrawn: false,
             slots: 0,
             acknowledged: 0,
             forgotten: 0,
@@ -245,6 +248,9 @@ impl Writer {
         for verb in verbs {
             act(verb, &mut batch, &mut carried, &mut answers, &mut self.closing);
         }
+        if self.withdrawn {
+            carried = 0;
+        }
         let started = u32::try_from(batch.effects.started.len()).unwrap_or(u32::MAX);
         let demand = self.demand.saturating_add(carried).saturating_sub(started);
         let demand = if troubled { 0 } else { demand };
@@ -287,11 +293,14 @@ impl Writer {
     /// What a verb says to the writer itself.
     fn hear(&mut self, verb: &Verb) {
         match verb {
-            Verb::Demand(free) => {
+            Verb::Demand(free) if !self.withdrawn => {
                 self.demand = self.demand.saturating_add(*free);
                 self.slots = self.slots.max(self.demand);
             }
-            Verb::Withdraw(_) => self.demand = 0,
+            Verb::Withdraw(_) => {
+                self.demand = 0;
+                self.withdrawn = true;
+            }
             #[cfg(test)]
             Verb::LimitPages(pages, _) => self.store.limit_pages(*pages),
             _ => {}

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::{Environment, Loaded, Settings};
 use crate::control;
-use crate::dispatcher::{Dispatcher, ShutdownPlan};
+use crate::dispatcher::{Dispatcher, ShutdownPlan, Unrecorded};
 use crate::doors::leader::Leader;
 use crate::experiments::Metrics;
 use crate::flow::Flow;
@@ -55,13 +55,8 @@ pub enum ServeError {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// Stopped in time, but the ledger would not be written.
-    #[error(
-        "the endings of {attempts} attempts could not be recorded before the grace was over, because the ledger cannot be written; the next start runs these jobs again"
-    )]
-    Unrecorded {
-        /// How many.
-        attempts: usize,
-    },
+    #[error(transparent)]
+    Unrecorded(#[from] Unrecorded),
     /// The system refused.
     #[error("{what}")]
     System {
@@ -93,7 +88,7 @@ pub fn serve(loaded: Loaded, environment: &Environment) -> Result<(), ServeError
     let ended = runtime.block_on(daemon(&loaded, &log, &notifier));
     if let Err(error) = &ended {
         let event = match error {
-            ServeError::Unrecorded { .. } => "stopped_unrecorded",
+            ServeError::Unrecorded(_) => "stopped_unrecorded",
             _ => "start_failed",
         };
         tracing::error!(event, error = crate::flow::chain(error), "not serving");
@@ -242,17 +237,14 @@ impl Daemon {
             notifier.stopping();
             Instant::now()
         };
-        let (unrecorded, begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
-        self.end(begun + plan.grace, &settings.ledger_path, unrecorded == 0).await;
-        let taken = heart.and_then(|heart| heart.taken().borrow().clone());
-        match unrecorded {
-            0 if taken.is_some() => taken.map_or(Ok(()), |taken| Err(taken.into())),
-            0 => {
-                tracing::info!(event = "stopped", "drained");
-                Ok(())
-            }
-            attempts => Err(ServeError::Unrecorded { attempts }),
+        let (recorded, begun) = tokio::join!(dispatcher.run(settings.concurrency), stopping);
+        self.end(begun + plan.grace, &settings.ledger_path, recorded.is_ok()).await;
+        recorded?;
+        if let Some(taken) = heart.and_then(|heart| heart.taken().borrow().clone()) {
+            return Err(taken.into());
         }
+        tracing::info!(event = "stopped", "drained");
+        Ok(())
     }
 
     /// Tells what is still to be told, frees the name, closes the ledger, by the deadline. A ledger

@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::support::{Disk, Executor, RedisServer, alive, eventually, within};
 
+/// For so long a slow disk takes no write: less than the ledger waits, more than anyone is patient at an exit.
+const SLOW: Duration = Duration::from_millis(1500);
+
 /// An executor with its ledger on a disk of its own.
 fn on(disk: &Disk, redis: Option<&RedisServer>) -> Executor {
     let mut executor = Executor::new(redis);
@@ -207,6 +210,29 @@ fn a_lock_held_by_another_does_not_hold_up_the_exit() {
     std::fs::write(&go, "").unwrap();
     executor.serve();
     assert_eq!(executor.until("a", "COMPLETED")["attempts"], 2);
+}
+
+#[test]
+fn a_job_claimed_too_late_by_a_slow_disk_is_given_back_before_the_exit() {
+    let redis = RedisServer::start();
+    let mut executor = Executor::new(Some(&redis));
+    executor.set("SHUTDOWN_GRACE", "20s").serve();
+    let db = rusqlite::Connection::open(executor.ledger_path()).unwrap();
+    db.busy_timeout(Duration::from_secs(10)).unwrap();
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    redis.push(&json!({"job_id": "a", "target": "tasks.good.noop"}));
+    // Its commit, which hands it to a free slot, waits for us by now.
+    eventually("it to be noted", || (noted(&redis) > 0).then_some(()));
+    executor.signal(libc::SIGTERM);
+    executor.line("draining", |line| line["event"] == "draining");
+    std::thread::sleep(SLOW);
+    db.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(executor.wait().code(), Some(0));
+    let row = executor.job("a").unwrap();
+    assert_eq!((&row["status"], &row["attempts"]), (&json!("QUEUED"), &json!(0)), "{row:#?}");
+    executor.serve();
+    let row = executor.until("a", "COMPLETED");
+    assert_eq!((&row["attempts"], &row["interruptions"]), (&json!(1), &json!(0)), "{row:#?}");
 }
 
 /// What `serve` and others say of a ledger that must be refused: exit 3, and a sentence with these
