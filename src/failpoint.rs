@@ -78,6 +78,8 @@ mod armed {
         fails("claim.after"),
         fails("commit.before"),
         stands("commit.after"),
+        stands("sync.before"),
+        stands("sync.after"),
         stands("start.claimed"),
         fails("start.before"),
         stands("start.after"),

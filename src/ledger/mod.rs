@@ -248,6 +248,12 @@ impl Ledger {
         self.ask(|reply| Verb::LimitPages(pages, reply)).await
     }
 
+    /// From now on the disk confirms nothing.
+    #[cfg(test)]
+    async fn lose_log(&self) {
+        assert!(self.ask(Verb::LoseLog).await.is_err());
+    }
+
     /// Commits what is pending, ends the writer, releases the lock.
     pub async fn close(&self) {
         // A writer that has ended already has done all that.

@@ -22,6 +22,7 @@ impl Store {
         let mut batch = self.begin(clock::now())?;
         let recovered = batch.guarded(Batch::recover)?;
         batch.commit().map_err(LedgerError::Commit)?;
+        self.sync()?;
         failpoint!("recover.after");
         Ok(recovered)
     }

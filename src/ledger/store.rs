@@ -36,6 +36,7 @@ const ROOM: u32 = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Store {
     conn: Connection,
+    log: wal::Log,
     options: Options,
     starts: u64,
 }
@@ -52,7 +53,7 @@ impl Store {
         // Plans do not depend on bound values: otherwise statements are prepared anew for each.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         conn.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA mmap_size = 0;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA mmap_size = 0;
              PRAGMA temp_store = MEMORY;",
         )?;
         conn.pragma_update(None, "cache_size", CACHE)?;
@@ -61,8 +62,21 @@ impl Store {
             sound::whole(&conn)?;
         }
         schema::migrate(&mut conn, version)?;
+        wal::write_back(&conn)?;
         wal::grow(&conn, &options.path);
-        Ok(Self { conn, options, starts: 0 })
+        let log = wal::Log::open(&options.path)?;
+        Ok(Self { conn, log, options, starts: 0 })
+    }
+
+    /// Has the disk take what was committed ([`wal::Log::sync`]).
+    pub(super) fn sync(&self) -> Result<(), rusqlite::Error> {
+        self.log.sync()
+    }
+
+    /// From now on no sync succeeds.
+    #[cfg(test)]
+    pub(super) fn lose_log(&mut self) {
+        self.log = wal::Log::lost();
     }
 
     pub(super) fn ledger_id(&self) -> Result<String, LedgerError> {

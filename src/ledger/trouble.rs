@@ -15,6 +15,9 @@ pub(super) enum Reach {
     Verb,
     /// The file cannot be written (or read) now; what it lacks may come back.
     Passing,
+    /// The disk did not confirm what was written: the kernel may have let go of it, and a later success
+    /// says nothing about it (fsync(2), "Errors"). Only a restart finds out what is there.
+    Unsure,
     /// The file is damaged. No waiting mends it.
     Damaged,
 }
@@ -65,6 +68,13 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
     }
 }
 
+/// What happened and what to do once the disk did not confirm a commit.
+pub(super) fn unsynced(error: &rusqlite::Error) -> String {
+    format!(
+        "its disk did not confirm a write ({error}); look at the kernel's log, mend the disk, then restart the executor"
+    )
+}
+
 /// Whether the ledger can be written, as of the last commit.
 #[derive(Debug, Default)]
 pub(super) struct Trouble(watch::Sender<Option<Outage>>);
@@ -92,8 +102,9 @@ impl Trouble {
         let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 
-    pub(super) fn damaged(&self) -> bool {
-        self.0.borrow().as_ref().is_some_and(|outage| outage.reach == Reach::Damaged)
+    /// No waiting mends it.
+    pub(super) fn lasts(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(|outage| outage.reach > Reach::Passing)
     }
 
     /// It cannot be written. One log line, until it can; a second if it turns out to be damaged.
@@ -107,18 +118,24 @@ impl Trouble {
             if known.is_some_and(|known| known >= reach) {
                 return;
             }
-            if reach == Reach::Damaged {
-                tracing::error!(event = "ledger_damaged", error = why, "the ledger is damaged; nothing more is taken or started, and a restart refuses it");
-            } else {
-                tracing::error!(event = "ledger_lost", error = why, "the ledger cannot be written; nothing more is taken, endings are kept until it can");
+            match reach {
+                Reach::Damaged => {
+                    tracing::error!(event = "ledger_damaged", error = why, "the ledger is damaged; nothing more is taken or started, and a restart refuses it");
+                }
+                Reach::Unsure => {
+                    tracing::error!(event = "ledger_unsure", error = why, "what the ledger wrote last may not be on its disk; nothing more is taken, started or recorded before a restart");
+                }
+                Reach::Passing | Reach::Verb => {
+                    tracing::error!(event = "ledger_lost", error = why, "the ledger cannot be written; nothing more is taken, endings are kept until it can");
+                }
             }
         });
     }
 
-    /// A write of some size succeeded: the outage is over, unless the file is damaged.
+    /// A write of some size succeeded: the outage is over, unless it lasts.
     pub(super) fn over(&self) {
         self.0.send_modify(|outage| {
-            if let Some(past) = outage.take_if(|outage| outage.reach < Reach::Damaged) {
+            if let Some(past) = outage.take_if(|outage| outage.reach <= Reach::Passing) {
                 let seconds = past.since.elapsed().as_secs_f64();
                 tracing::info!(
                     event = "ledger_back",
@@ -169,7 +186,7 @@ mod tests {
         trouble.note(Reach::Damaged, "damaged");
         trouble.note(Reach::Passing, "full");
         trouble.over();
-        assert!(trouble.damaged());
+        assert!(trouble.lasts());
         assert_eq!(trouble.why().as_deref(), Some("damaged"));
     }
 }

@@ -48,6 +48,8 @@ pub(super) enum Verb {
     Close(Reply<()>),
     #[cfg(test)]
     LimitPages(Option<u32>, Reply<()>),
+    #[cfg(test)]
+    LoseLog(Reply<()>),
 }
 
 impl Verb {
@@ -132,7 +134,7 @@ pub(super) fn act(
         }
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
-        Verb::LimitPages(_, reply) => answers.push(answer(reply, Ok(()))),
+        Verb::LimitPages(_, reply) | Verb::LoseLog(reply) => answers.push(answer(reply, Ok(()))),
     }
 }
 
@@ -164,7 +166,7 @@ pub(super) fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Re
         Verb::Clock(reply) => answers.push(refusal(reply)),
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
-        Verb::LimitPages(_, reply) => answers.push(refusal(reply)),
+        Verb::LimitPages(_, reply) | Verb::LoseLog(reply) => answers.push(refusal(reply)),
         Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Started { .. } => {}
     }
 }

@@ -1,12 +1,14 @@
-//! The write-ahead log: how long it becomes, and that it is so long from the start.
+//! The write-ahead log: how long it becomes, that it is so long from the start, and when the disk has it.
 //!
 //! A commit that writes over what the file already has is on disk sooner than one that makes it longer
 //! (`docs/performance.md`). Only SQLite writes to it.
 
+use std::fs::File;
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 
+use super::LedgerError;
 use super::lock::beside;
 use super::store::{CACHE, file_size};
 
@@ -15,6 +17,44 @@ pub(super) const PAGES: u32 = 2000;
 const BYTES: u64 = 4096 * PAGES as u64;
 /// On a disk that has not so many times its size left it grows as it goes.
 const ROOM: u64 = 16;
+
+/// The log itself, to have the disk take it.
+#[derive(Debug)]
+pub(super) struct Log(File);
+
+impl Log {
+    pub(super) fn open(ledger: &Path) -> Result<Self, LedgerError> {
+        let path = beside(ledger, "-wal");
+        File::open(&path).map(Self).map_err(|source| LedgerError::File { path, source })
+    }
+
+    /// Has the disk take what was committed. With `synchronous = NORMAL` SQLite itself does so only before
+    /// it writes the log back; so claims need not wait for it (ARCHITECTURE.md).
+    ///
+    /// # Errors
+    /// What was committed since the last success may be lost, whatever a later call answers.
+    pub(super) fn sync(&self) -> Result<(), rusqlite::Error> {
+        failpoint!("sync.before");
+        rustix::fs::fdatasync(&self.0).map_err(|error| {
+            let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
+            rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+        })?;
+        failpoint!("sync.after");
+        Ok(())
+    }
+
+    /// One that cannot be synced: it is no file.
+    #[cfg(test)]
+    pub(super) fn lost() -> Self {
+        Self(std::os::fd::OwnedFd::from(std::io::pipe().unwrap().0).into())
+    }
+}
+
+/// What a past life left in the log is in the file, and on the disk, before anything is built upon it:
+/// should the disk not have confirmed it then, nobody would ask again.
+pub(super) fn write_back(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
 
 /// Has the log take its room. If it cannot, commits are a little slower.
 ///

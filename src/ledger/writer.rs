@@ -1,5 +1,5 @@
 //! The writer thread: takes what is waiting into one commit, claims for free slots in the same commit,
-//! answers after it.
+//! hands the claims out, has the disk take it, answers.
 //!
 //! Knows no SQL ([`super::store`] and its neighbours do).
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc as tokio_mpsc;
 
 use super::lock::Lock;
 use super::store::{Batch, Effects, Store};
-use super::trouble::{Reach, explain, reach};
+use super::trouble::{Reach, explain, reach, unsynced};
 use super::verbs::{Answer, Reply, Verb, act, refuse};
 use super::{Acknowledged, OutboxEntry, Shared};
 use crate::clock::{self, Timestamp};
@@ -64,6 +64,8 @@ pub(super) struct Writer {
     /// When the last commit began.
     begun: Instant,
     closing: Vec<Reply<()>>,
+    /// Why the disk did not confirm a commit: after that nothing is written or answered well.
+    unsynced: Option<Arc<rusqlite::Error>>,
     lock: Lock,
 }
 
@@ -90,6 +92,7 @@ impl Writer {
             pending: Vec::new(),
             begun: Instant::now(),
             closing: Vec::new(),
+            unsynced: None,
             lock,
         }
     }
@@ -104,7 +107,7 @@ impl Writer {
                 break;
             }
             let trouble = &self.shared.trouble;
-            let again = (!committed || trouble.stands()) && !trouble.damaged();
+            let again = (!committed || trouble.stands()) && !trouble.lasts();
             wake = if again { AGAIN } else { self.next_look() };
         }
         let Self { store, lock, closing, .. } = self;
@@ -203,7 +206,7 @@ impl Writer {
     fn commit(&mut self) -> bool {
         let verbs = std::mem::take(&mut self.pending);
         let troubled = self.shared.trouble.stands();
-        let probing = troubled && !self.shared.trouble.damaged();
+        let probing = troubled && !self.shared.trouble.lasts();
         let demand = if troubled { 0 } else { self.demand };
         let idle = verbs.is_empty() && demand == 0 && self.acknowledged <= self.forgotten;
         if idle && !probing {
@@ -212,27 +215,40 @@ impl Writer {
         verbs.iter().for_each(|verb| self.hear(verb));
         self.begun = Instant::now();
         let acknowledged = self.acknowledged;
-        let written = self.write(verbs, troubled, probing);
+        let mut written = self.write(verbs, troubled, probing);
+        if written.outcome.is_ok() {
+            self.hand_out(&mut written);
+            written.outcome = self.sync();
+        }
         let committed = written.outcome.is_ok();
         self.judge(&written.outcome, written.fault.as_ref(), probing);
         if committed {
             self.forgotten = acknowledged;
         }
-        self.settle(written);
+        for answer in written.answers {
+            answer(&written.outcome);
+        }
+        if committed && written.effects.told {
+            self.answer_next();
+        }
         committed
     }
 
     /// The transaction itself.
     fn write(&mut self, verbs: Vec<Verb>, troubled: bool, probing: bool) -> Written {
         let (mut answers, mut carried) = (Vec::with_capacity(verbs.len()), 0);
-        let mut batch = match self.store.begin(clock::now()) {
+        let begun = match &self.unsynced {
+            Some(error) => Err(Arc::clone(error)),
+            None => self.store.begin(clock::now()).map_err(Arc::new),
+        };
+        let mut batch = match begun {
             Ok(batch) => batch,
             Err(error) => {
                 for verb in verbs {
                     refuse(verb, &mut answers, &mut self.closing);
                 }
                 let (effects, fault) = (Effects::default(), None);
-                return Written { outcome: Err(Arc::new(error)), effects, fault, carried, answers };
+                return Written { outcome: Err(error), effects, fault, carried, answers };
             }
         };
         batch.free = if troubled { 0 } else { self.demand };
@@ -262,32 +278,33 @@ impl Writer {
         Written { outcome, effects, fault, carried, answers }
     }
 
-    /// After a transaction: what it changed is in force if it was committed, and everyone is answered.
-    fn settle(&mut self, written: Written) {
-        let Written { outcome, effects, carried, answers, .. } = written;
-        let effects = if outcome.is_ok() { effects } else { Effects::default() };
-        let claimed = u32::try_from(effects.started.len()).unwrap_or(u32::MAX);
-        if outcome.is_ok() {
-            let waiting = self.shared.waiting.load(Ordering::Relaxed);
-            let waiting = waiting.saturating_add_signed(effects.waiting);
-            self.shared.waiting.store(waiting, Ordering::Relaxed);
-            self.demand = self.demand.saturating_add(carried).saturating_sub(claimed);
-            self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
-        }
-        for claim in effects.started {
+    /// What a commit changed is in force: the numbers, and its claims, which may begin. What is in the log
+    /// outlives this process, though not yet the machine.
+    fn hand_out(&mut self, written: &mut Written) {
+        let Written { effects, carried, .. } = written;
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        let waiting = waiting.saturating_add_signed(effects.waiting);
+        self.shared.waiting.store(waiting, Ordering::Relaxed);
+        let claims = std::mem::take(&mut effects.started);
+        let claimed = u32::try_from(claims.len()).unwrap_or(u32::MAX);
+        self.demand = self.demand.saturating_add(*carried).saturating_sub(claimed);
+        self.shared.unmet.store(self.demand.into(), Ordering::Relaxed);
+        for claim in claims {
             // Without a dispatcher (a command at work on the ledger) there is no demand.
             let _ = self.claims.send(claim);
-        }
-        for answer in answers {
-            answer(&outcome);
         }
         if claimed > 0 {
             // Whoever begins them may share this core, and what follows can wait.
             std::thread::yield_now();
         }
-        if effects.told {
-            self.answer_next();
-        }
+    }
+
+    /// Has the disk take the commit. A failure is for good: what the kernel let go of is not told a second time.
+    fn sync(&mut self) -> Result<(), Arc<rusqlite::Error>> {
+        self.store.sync().map_err(|error| {
+            self.shared.trouble.note(Reach::Unsure, &unsynced(&error));
+            Arc::clone(self.unsynced.insert(Arc::new(error)))
+        })
     }
 
     /// What a verb says to the writer itself.
@@ -303,6 +320,8 @@ impl Writer {
             }
             #[cfg(test)]
             Verb::LimitPages(pages, _) => self.store.limit_pages(*pages),
+            #[cfg(test)]
+            Verb::LoseLog(_) => self.store.lose_log(),
             _ => {}
         }
     }

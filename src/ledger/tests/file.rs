@@ -115,6 +115,42 @@ fn nothing_follows_in_a_transaction_that_a_full_disk_has_ended() {
 }
 
 #[tokio::test]
+async fn a_commit_that_the_disk_did_not_confirm_is_told_to_nobody_and_nothing_follows() {
+    let mut bench = Bench::new();
+    bench.accept(job("a")).await;
+    let first = bench.claim().await;
+    bench.ledger.demand(1);
+    bench.ledger.probe().await.unwrap();
+    // While another holds the lock, what comes is one commit.
+    let other = rusqlite::Connection::open(bench.dir.path().join("ledger.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let before = bench.ledger.clone();
+    let waiting = tokio::spawn(async move { before.probe().await });
+    tokio::task::yield_now().await;
+    let ledger = bench.ledger.clone();
+    let accepted = tokio::spawn(async move { ledger.accept(vec![arrival(job("b"))]).await });
+    tokio::task::yield_now().await;
+    let ledger = bench.ledger.clone();
+    let lost = tokio::spawn(async move { ledger.lose_log().await });
+    tokio::task::yield_now().await;
+    other.execute_batch("ROLLBACK").unwrap();
+    let _ = waiting.await.unwrap();
+    lost.await.unwrap();
+    assert!(matches!(accepted.await.unwrap(), Err(LedgerError::Commit(_))));
+    // It may have begun: whoever has the file sees it.
+    assert_eq!(bench.claims.recv().await.unwrap().id.as_str(), "b");
+    assert_eq!(bench.row("b")["status"], "RUNNING");
+    let why = bench.ledger.trouble().unwrap();
+    assert!(why.contains("restart the executor"), "{why}");
+    let refused = bench.finish(&first, succeeded(), Disposition::Complete).await;
+    assert!(matches!(refused, Err(LedgerError::Commit(_))), "{refused:?}");
+    assert_eq!(bench.row("a")["status"], "RUNNING", "not even written");
+    let bench = bench.again().await;
+    assert_eq!(bench.ledger.trouble(), None);
+    assert_eq!(bench.recovered.put_back, 2);
+}
+
+#[tokio::test]
 async fn a_running_experiment_is_not_started_a_second_time() {
     let mut bench = Bench::new();
     let experiment = |id: &str| NewJob { experiment_id: Some("e".into()), target: None, ..job(id) };
