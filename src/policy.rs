@@ -51,8 +51,13 @@ pub struct Standing {
     pub on_shutdown: OnShutdown,
 }
 
-/// Decides an ending. `jitter` is in `0.0..1.0`.
-pub fn decide(outcome: &Outcome, standing: &Standing, now: Timestamp, jitter: f64) -> Disposition {
+/// Decides an ending. `jitter` is asked for a number in `0.0..1.0` if there is a retry to spread.
+pub fn decide(
+    outcome: &Outcome,
+    standing: &Standing,
+    now: Timestamp,
+    jitter: impl FnOnce() -> f64,
+) -> Disposition {
     let cause = match outcome {
         Outcome::Succeeded(_) => return Disposition::Complete,
         Outcome::NotStarted(_) => return Disposition::PutBack(Some(now + NOT_STARTED_DELAY)),
@@ -73,7 +78,9 @@ pub fn decide(outcome: &Outcome, standing: &Standing, now: Timestamp, jitter: f6
     if !retried || failures >= standing.max_attempts {
         return Disposition::Fail;
     }
-    Disposition::RetryAt(now + delay(failures, standing.backoff_min, standing.backoff_max, jitter))
+    Disposition::RetryAt(
+        now + delay(failures, standing.backoff_min, standing.backoff_max, jitter()),
+    )
 }
 
 /// The delay after the n-th failure: `min(max, min · 2^(n−1))` and up to 10 % more (SPEC 4).
@@ -234,7 +241,7 @@ mod tests {
             (failed(Cause::Shutdown), transient(0), Fail),
             (none, all(2), PutBack(Some(now + SECOND))),
         ] {
-            assert_eq!(decide(&outcome, &standing, now, 0.0), want, "{outcome:?} {standing:?}");
+            assert_eq!(decide(&outcome, &standing, now, || 0.0), want, "{outcome:?} {standing:?}");
         }
     }
 

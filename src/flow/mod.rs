@@ -168,7 +168,7 @@ fn decide(flow: &Flow, claim: &Claim, outcome: &Outcome) -> Disposition {
         backoff_max: flow.backoff_max,
         on_shutdown: flow.on_shutdown,
     };
-    policy::decide(outcome, &standing, clock::now(), jitter())
+    policy::decide(outcome, &standing, clock::now(), jitter)
 }
 
 /// A number in `0.0..1.0` that spreads retries; its quality does not matter.

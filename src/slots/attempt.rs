@@ -132,18 +132,17 @@ impl<'a> Attempt<'a> {
             .attached
             .map(|json| spawn::memory(c"executor-request", Some(&json)))
             .transpose()?;
-        let limited = options.limits.cpu.is_some() || options.limits.memory_bytes.is_some();
-        let before = limited.then(|| baseline(setup, slot, process));
-        if let Some(baseline) = &before {
-            watching::stand_behind(process.pid, &options.limits, baseline);
-        }
+        let baseline = baseline(setup, slot, process);
+        watching::stand_behind(process.pid, &options.limits, &baseline);
         let mut fds: Vec<_> = theirs.iter().chain([&dump]).collect();
         fds.extend(&attached);
         failpoint!("start.before", crate::failpoint::broken());
         spawn::send(&slot.ctl, &message.datagram, &fds)?;
         failpoint!("start.after");
-        // Without limits it only keeps account: what the run has done meanwhile is too little to matter.
-        let baseline = before.unwrap_or_else(|| baseline(setup, slot, process));
+        if process.rehearsed {
+            // Nothing else goes on: it may share this core, and what follows can wait.
+            std::thread::yield_now();
+        }
         drop(theirs);
         let origin = Arc::new(Origin {
             job_id: run.job_id.clone(),
@@ -366,6 +365,9 @@ impl<'a> Attempt<'a> {
 
     fn read_dump(&self) -> String {
         let size = rustix::fs::fstat(&self.dump).map_or(0, |stat| stat.st_size.unsigned_abs());
+        if size == 0 {
+            return String::new();
+        }
         let mut bytes = vec![0; usize::try_from(size).map_or(DUMP_MAX, |size| size.min(DUMP_MAX))];
         let n = rustix::io::pread(&self.dump, &mut bytes, 0).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).into_owned()

@@ -114,7 +114,7 @@ async fn sweep(
     killed: &mut tree::Killed,
 ) -> Option<(Reaped, Duration)> {
     // Before anything is asked of the slot, which may be held by what was left behind.
-    if proc::has_children_beside(slot.pid, process.pid) && !kill_at_once(slot, killed).await {
+    if slot.children.any_beside(process.pid) && !kill_at_once(slot, killed).await {
         pass(slot, killed).await;
     }
     let mut leader = slot.reap(process.pid).await.ok()?;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// One line of `/proc/PID/stat`, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,11 +150,28 @@ pub(super) fn handles(pid: i32, signal: i32) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-/// Whether a process of one thread, as a slot is, has a child beside this one.
-pub(super) fn has_children_beside(pid: i32, known: i32) -> bool {
-    match slurp(format!("/proc/{pid}/task/{pid}/children")) {
-        Ok(text) => text.split_ascii_whitespace().any(|word| word.parse() != Ok(known)),
-        Err(_) => children(pid).iter().any(|child| *child != known),
+/// The children of a process of one thread, as a slot is, to be looked at again and again.
+#[derive(Debug)]
+pub(super) struct Children {
+    pid: i32,
+    /// Not there on kernels without `CONFIG_PROC_CHILDREN`.
+    file: Option<fs::File>,
+}
+
+impl Children {
+    pub(super) fn of(pid: i32) -> Self {
+        Self { pid, file: fs::File::open(format!("/proc/{pid}/task/{pid}/children")).ok() }
+    }
+
+    /// Whether there is a child beside this one.
+    pub(super) fn any_beside(&self, known: i32) -> bool {
+        let mut text = [0; 64];
+        let known = format!("{known} ");
+        let read = self.file.as_ref().map(|file| file.read_at(&mut text, 0));
+        match read {
+            Some(Ok(n)) if n < text.len() => n > 0 && text[..n] != *known.as_bytes(),
+            _ => children(self.pid).iter().any(|child| child.to_string() + " " != known),
+        }
     }
 }
 

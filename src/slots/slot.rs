@@ -91,6 +91,7 @@ pub(super) struct Slot {
     /// What a run has at its birth, looked at now and then.
     inherited: Mutex<proc::Memory>,
     pub(super) pidfd: AsyncFd<OwnedFd>,
+    pub(super) children: proc::Children,
     pub(super) ctl: OwnedFd,
     parked: Option<Process>,
     /// Answers it owes to orders that were given up: those come first when it speaks again.
@@ -139,6 +140,7 @@ impl Slot {
             grown: AtomicBool::new(false),
             inherited: Mutex::default(),
             pidfd: spawn::watched(pidfd)?,
+            children: proc::Children::of(pid),
             ctl: born.ctl,
             parked: None,
             owed: AtomicU32::new(0),

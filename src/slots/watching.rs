@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use super::proc::{self, Stat};
@@ -183,12 +184,11 @@ pub(super) fn stand_behind(pid: i32, limits: &Limits, baseline: &Baseline) {
     }
 }
 
-/// CPU time a process has used, finer than ticks.
+/// CPU time a process has used, finer than ticks. Its pid must not be another's by now.
 pub(super) fn cpu_of(pid: i32) -> Duration {
-    proc::slurp(format!("/proc/{pid}/schedstat"))
-        .ok()
-        .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
-        .map_or(Duration::ZERO, Duration::from_nanos)
+    clock_getcpuclockid(nix::unistd::Pid::from_raw(pid))
+        .and_then(clock_gettime)
+        .map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]
