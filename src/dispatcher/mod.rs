@@ -41,7 +41,7 @@ const NEXT_LOOKS: Duration = Duration::from_secs(1);
 /// more writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the ledger cannot be written: until the grace was over it did not take the ends of {attempts} attempts; the next start runs again whatever is RUNNING in it"
+    "the ledger cannot be written: when the grace was over, {attempts} attempts were not recorded, and it may have handed out more; the next start runs again whatever is RUNNING in it"
 )]
 pub struct Unrecorded {
     /// How many are known; the ledger may have handed out more meanwhile.

@@ -46,6 +46,10 @@ pub(super) async fn start(flow: &Flow, claim: Claim) -> Start {
 }
 
 async fn start_experiment(flow: &Flow, runs: &Runs, claim: Claim, experiment: &str) -> Start {
+    // Redis is told who runs it: that must not be a job that a power cut can take back.
+    if flow.ledger.settled().await.is_err() {
+        return Start::NotNow(claim, clock::now() + AWAY);
+    }
     let begun = runs.experiments.begin(experiment, &claim.id, claim.run_id.as_deref()).await;
     match begun {
         Err(_) => Start::NotNow(claim, clock::now() + AWAY),

@@ -172,6 +172,11 @@ impl Ledger {
         self.ask(Verb::Probe).await
     }
 
+    /// Waits until all claims that have come are on the disk: what begins with them is told to others.
+    pub async fn settled(&self) -> Result<(), LedgerError> {
+        self.ask(Verb::Settled).await
+    }
+
     /// Why the ledger cannot be written, in a sentence; `None` while it can, as of the last write.
     pub fn trouble(&self) -> Option<String> {
         self.shared.trouble.why()
@@ -276,7 +281,7 @@ impl Ledger {
 /// but the early word.
 fn check_meanwhile(path: PathBuf, shared: Arc<Shared>) {
     let checking = move || {
-        let found = Reader::open(&path).and_then(|reader| reader.whole());
+        let found = Reader::beside_writer(&path).and_then(|reader| reader.whole());
         if let Err(error @ LedgerError::Damaged { .. }) = found {
             shared.trouble.note(Reach::Damaged, &error.to_string());
         }

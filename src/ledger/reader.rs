@@ -79,6 +79,12 @@ impl Reader {
             return Err(LedgerError::Missing { path: path.to_owned() });
         }
         sound::fitting_log(path)?;
+        Self::beside_writer(path)
+    }
+
+    /// The same in the process that writes it. There the file must not be opened but by SQLite: with any
+    /// close of it the kernel drops all locks that the process has on it.
+    pub(super) fn beside_writer(path: &Path) -> Result<Self, LedgerError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(Duration::from_secs(5))?;

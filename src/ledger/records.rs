@@ -52,13 +52,13 @@ pub enum OpenError {
     },
 }
 
-/// Why a verb failed. What was asked is not recorded.
+/// Why a verb failed. What was asked is not recorded, or not for sure.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The database refused.
     #[error("{}", explain(.0))]
     Sqlite(#[from] rusqlite::Error),
-    /// Nothing of its batch is recorded.
+    /// Nothing of its batch is recorded; or the disk did not confirm it, and only a restart finds out.
     #[error("the ledger cannot be written: {}", explain(.0))]
     Commit(#[source] Arc<rusqlite::Error>),
     /// No file there.

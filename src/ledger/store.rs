@@ -1,7 +1,6 @@
 //! The file: opening, migrating, one transaction at a time.
 //!
-//! The only writing connection, and the one that checkpoints. The verbs themselves are in
-//! `accept.rs`, `claim.rs` and `finish.rs`.
+//! The only writing connection, which alone checkpoints. The verbs are its neighbours'.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,12 +17,12 @@ use crate::job::Claim;
 /// In `meta`: the ledger's id, and that of the ledger it was copied from.
 pub(super) const LEDGER_ID: &str = "ledger_id";
 pub(super) const ORIGIN: &str = "copied_from";
+const OF_META: &str = "SELECT value FROM meta WHERE name = ?";
 
 /// How long to wait for a reader that holds the file, or a command at work on it.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Files up to this size are read through before anything is done with them, at some 300 MB/s; larger
-/// ones while they are in use.
+/// Files up to this size are read through first, at some 300 MB/s; larger ones while they are in use.
 pub(super) const CHECKED_AT_START: u64 = 64 * 1024 * 1024;
 
 /// SQLite's cache: a negative number of KiB.
@@ -64,7 +63,7 @@ impl Store {
         schema::migrate(&mut conn, version)?;
         wal::write_back(&conn)?;
         wal::grow(&conn, &options.path);
-        let log = wal::Log::open(&options.path)?;
+        let log = wal::Log::open(&conn)?;
         Ok(Self { conn, log, options, starts: 0 })
     }
 
@@ -73,21 +72,28 @@ impl Store {
         self.log.sync()
     }
 
-    /// From now on no sync succeeds.
+    /// How many rows were changed so far. Where none were, there is nothing to sync.
+    pub(super) fn changes(&self) -> u64 {
+        self.conn.total_changes()
+    }
+
+    /// Is closed without writing the log back, if possible: the next start finds out what is there.
+    pub(super) fn abandon_log(&self) {
+        let _ = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+
     #[cfg(test)]
     pub(super) fn lose_log(&mut self) {
         self.log = wal::Log::lost();
     }
 
     pub(super) fn ledger_id(&self) -> Result<String, LedgerError> {
-        let sql = "SELECT value FROM meta WHERE name = ?";
-        Ok(self.conn.query_row(sql, [LEDGER_ID], |row| row.get(0))?)
+        Ok(self.conn.query_row(OF_META, [LEDGER_ID], |row| row.get(0))?)
     }
 
     /// The id of the ledger it was copied from, until that no longer matters.
     pub(super) fn origin(&self) -> Result<Option<String>, LedgerError> {
-        let sql = "SELECT value FROM meta WHERE name = ?";
-        Ok(self.conn.query_row(sql, [ORIGIN], |row| row.get(0)).optional()?)
+        Ok(self.conn.query_row(OF_META, [ORIGIN], |row| row.get(0)).optional()?)
     }
 
     pub(super) fn count_waiting(&self) -> Result<u64, LedgerError> {
@@ -125,8 +131,7 @@ impl Store {
         let _ = self.conn.execute("DELETE FROM meta WHERE name = 'room'", []);
     }
 
-    /// SQLite never takes a limit below what the file has.
-    #[cfg(test)]
+    #[cfg(test)] // SQLite never takes a limit below what the file has
     pub(super) fn limit_pages(&self, pages: Option<u32>) {
         let pages = pages.unwrap_or(u32::MAX - 1);
         let sql = format!("PRAGMA max_page_count = {pages}");

@@ -46,6 +46,14 @@ pub(super) const MEND: &str = "restore a copy that `executor backup` made, or mo
 
 /// What happened and what to do, in one sentence.
 pub(super) fn explain(error: &rusqlite::Error) -> String {
+    if let rusqlite::Error::SqliteFailure(code, why) = error
+        && code.extended_code == rusqlite::ffi::SQLITE_IOERR_FSYNC
+    {
+        let why = why.as_deref().unwrap_or("fsync failed");
+        return format!(
+            "its disk did not confirm a write ({why}), which may have been recorded all the same; look at the kernel's log, mend the disk, then restart the executor"
+        );
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "its disk is full; free some space".to_owned(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
@@ -66,13 +74,6 @@ pub(super) fn explain(error: &rusqlite::Error) -> String {
         Some(ErrorCode::DatabaseCorrupt) => format!("it is damaged; {MEND}"),
         _ => "the database refused".to_owned(),
     }
-}
-
-/// What happened and what to do once the disk did not confirm a commit.
-pub(super) fn unsynced(error: &rusqlite::Error) -> String {
-    format!(
-        "its disk did not confirm a write ({error}); look at the kernel's log, mend the disk, then restart the executor"
-    )
 }
 
 /// Whether the ledger can be written, as of the last commit.

@@ -41,6 +41,7 @@ pub(super) enum Verb {
     Probe(Reply<()>),
     Outbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
     NextOutbox(Acknowledged, u32, Reply<Vec<OutboxEntry>>),
+    Settled(Reply<()>),
     Prune(Timestamp, u32, Reply<u64>),
     Clock(Reply<Vec<ClockRow>>),
     NoteClock(ClockRow, Reply<()>),
@@ -79,7 +80,7 @@ pub(super) fn act(
             answers.push(answer(reply, done));
         }
         // Looked after before the transaction begins.
-        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) => {}
+        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Settled(_) => {}
         Verb::Withdraw(reply) => answers.push(answer(reply, Ok(()))),
         Verb::Started { id, attempt, pid } => {
             // A courtesy to readers: the record of the end has the pid as well.
@@ -167,7 +168,11 @@ pub(super) fn refuse(verb: Verb, answers: &mut Vec<Answer>, closing: &mut Vec<Re
         Verb::Close(reply) => closing.push(reply),
         #[cfg(test)]
         Verb::LimitPages(_, reply) | Verb::LoseLog(reply) => answers.push(refusal(reply)),
-        Verb::Demand(_) | Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Started { .. } => {}
+        Verb::Demand(_)
+        | Verb::Outbox(..)
+        | Verb::NextOutbox(..)
+        | Verb::Settled(_)
+        | Verb::Started { .. } => {}
     }
 }
 

@@ -23,8 +23,9 @@ const ROOM: u64 = 16;
 pub(super) struct Log(File);
 
 impl Log {
-    pub(super) fn open(ledger: &Path) -> Result<Self, LedgerError> {
-        let path = beside(ledger, "-wal");
+    /// That of an open ledger. SQLite says where its file is: the ledger's name may be a link.
+    pub(super) fn open(conn: &Connection) -> Result<Self, LedgerError> {
+        let path = beside(Path::new(conn.path().unwrap_or_default()), "-wal");
         File::open(&path).map(Self).map_err(|source| LedgerError::File { path, source })
     }
 
@@ -35,10 +36,10 @@ impl Log {
     /// What was committed since the last success may be lost, whatever a later call answers.
     pub(super) fn sync(&self) -> Result<(), rusqlite::Error> {
         failpoint!("sync.before");
-        rustix::fs::fdatasync(&self.0).map_err(|error| {
-            let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
-            rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
-        })?;
+        rustix::fs::fdatasync(&self.0).map_err(|error| unsynced(error.to_string()))?;
+        if rustix::fs::fstat(&self.0).is_ok_and(|log| log.st_nlink == 0) {
+            return Err(unsynced("somebody has removed the ledger's -wal".to_owned()));
+        }
         failpoint!("sync.after");
         Ok(())
     }
@@ -50,8 +51,12 @@ impl Log {
     }
 }
 
-/// What a past life left in the log is in the file, and on the disk, before anything is built upon it:
-/// should the disk not have confirmed it then, nobody would ask again.
+fn unsynced(why: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), Some(why))
+}
+
+/// Has the disk take what a past life left in the log, as far as readers let it: should the disk not have
+/// confirmed it then, nobody would ask again.
 pub(super) fn write_back(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
@@ -61,6 +66,8 @@ pub(super) fn write_back(conn: &Connection) -> Result<(), rusqlite::Error> {
 /// Pages of a transaction that no longer fit the cache go to the log at once; rolled back, their frames
 /// never count, and the next commit writes over them.
 pub(super) fn grow(conn: &Connection, path: &Path) {
+    // SQLite says where its log is: the ledger's name may be a link.
+    let path = conn.path().map_or(path, Path::new);
     let free =
         rustix::fs::statvfs(path).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     if file_size(&beside(path, "-wal")) >= BYTES || free / ROOM < BYTES {

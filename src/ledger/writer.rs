@@ -12,9 +12,9 @@ use tokio::sync::mpsc as tokio_mpsc;
 
 use super::lock::Lock;
 use super::store::{Batch, Effects, Store};
-use super::trouble::{Reach, explain, reach, unsynced};
+use super::trouble::{Reach, explain, reach};
 use super::verbs::{Answer, Reply, Verb, act, refuse};
-use super::{Acknowledged, OutboxEntry, Shared};
+use super::{Acknowledged, LedgerError, OutboxEntry, Shared};
 use crate::clock::{self, Timestamp};
 use crate::job::Claim;
 
@@ -108,7 +108,14 @@ impl Writer {
             }
             let trouble = &self.shared.trouble;
             let again = (!committed || trouble.stands()) && !trouble.lasts();
-            wake = if again { AGAIN } else { self.next_look() };
+            wake = match again {
+                true => AGAIN,
+                false if trouble.stands() => LOOK,
+                false => self.next_look(),
+            };
+        }
+        if self.unsynced.is_some() {
+            self.store.abandon_log();
         }
         let Self { store, lock, closing, .. } = self;
         // The file is closed before the lock is let go, and both before anyone is told.
@@ -127,8 +134,8 @@ impl Writer {
             let left = until.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
                 // A read, which costs no commit and keeps nobody waiting for company.
-                Ok(verb @ (Verb::Outbox(..) | Verb::NextOutbox(..))) => {
-                    self.read_outbox(verb);
+                Ok(verb @ (Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Settled(_))) => {
+                    self.read(verb);
                     if self.acknowledged > self.forgotten {
                         until = until.min(Instant::now() + LAZY);
                     }
@@ -147,7 +154,9 @@ impl Writer {
         }
         while self.pending.len() < BATCH {
             match self.inbox.try_recv() {
-                Ok(verb @ (Verb::Outbox(..) | Verb::NextOutbox(..))) => self.read_outbox(verb),
+                Ok(verb @ (Verb::Outbox(..) | Verb::NextOutbox(..) | Verb::Settled(_))) => {
+                    self.read(verb)
+                }
                 Ok(verb) => self.pending.push(verb),
                 Err(_) => break,
             }
@@ -163,9 +172,21 @@ impl Writer {
         backlog.then(|| breath.checked_sub(self.begun.elapsed())).flatten()
     }
 
-    /// A question for messages: answered at once, or once there is one.
-    fn read_outbox(&mut self, verb: Verb) {
+    /// All commits so far are on the disk, or the last of them never was confirmed.
+    fn settled(&self) -> Result<(), LedgerError> {
+        self.unsynced.as_ref().map_or(Ok(()), |error| Err(LedgerError::Commit(Arc::clone(error))))
+    }
+
+    /// A question that needs no commit. One for messages is answered at once, or once there is one.
+    fn read(&mut self, verb: Verb) {
         match verb {
+            Verb::Outbox(_, _, reply) | Verb::NextOutbox(_, _, reply)
+                if self.unsynced.is_some() =>
+            {
+                // What the disk did not confirm is told to nobody.
+                let _ = reply.send(self.settled().map(|()| Vec::new()));
+            }
+            Verb::Settled(reply) => drop(reply.send(self.settled())),
             Verb::Outbox(acknowledged, limit, reply) => {
                 let after = self.acknowledge(acknowledged);
                 // Whoever asked may have gone.
@@ -214,11 +235,14 @@ impl Writer {
         }
         verbs.iter().for_each(|verb| self.hear(verb));
         self.begun = Instant::now();
+        let before = self.store.changes();
         let acknowledged = self.acknowledged;
         let mut written = self.write(verbs, troubled, probing);
         if written.outcome.is_ok() {
             self.hand_out(&mut written);
-            written.outcome = self.sync();
+            if self.store.changes() != before {
+                written.outcome = self.sync();
+            }
         }
         let committed = written.outcome.is_ok();
         self.judge(&written.outcome, written.fault.as_ref(), probing);
@@ -293,8 +317,8 @@ impl Writer {
             // Without a dispatcher (a command at work on the ledger) there is no demand.
             let _ = self.claims.send(claim);
         }
-        if claimed > 0 {
-            // Whoever begins them may share this core, and what follows can wait.
+        if claimed > 0 && self.demand > 0 {
+            // Slots are free still, so little goes on: whoever begins the claims may share this core.
             std::thread::yield_now();
         }
     }
@@ -302,7 +326,7 @@ impl Writer {
     /// Has the disk take the commit. A failure is for good: what the kernel let go of is not told a second time.
     fn sync(&mut self) -> Result<(), Arc<rusqlite::Error>> {
         self.store.sync().map_err(|error| {
-            self.shared.trouble.note(Reach::Unsure, &unsynced(&error));
+            self.shared.trouble.note(Reach::Unsure, &explain(&error));
             Arc::clone(self.unsynced.insert(Arc::new(error)))
         })
     }
@@ -337,7 +361,7 @@ impl Writer {
         if let Some((reach, why)) = fault {
             trouble.note(*reach, why);
         } else if let Err(error) = outcome {
-            // Whatever it is, nothing was recorded.
+            // Whatever it is, nothing was recorded for sure.
             trouble.note(reach(error).max(Reach::Passing), &explain(error));
         } else if probed {
             trouble.over();

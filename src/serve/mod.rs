@@ -248,7 +248,7 @@ impl Daemon {
     }
 
     /// Tells what is still to be told, frees the name, closes the ledger, by the deadline. A ledger
-    /// that cannot be written is not asked any more: what it has is on disk.
+    /// that cannot be written is not asked any more.
     async fn end(&mut self, deadline: Instant, ledger_path: &Path, ledger_answers: bool) {
         let least = Instant::now() + Duration::from_millis(200);
         let deadline = (deadline - Duration::from_millis(300)).max(least);

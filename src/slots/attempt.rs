@@ -140,7 +140,7 @@ impl<'a> Attempt<'a> {
         spawn::send(&slot.ctl, &message.datagram, &fds)?;
         failpoint!("start.after");
         if process.rehearsed {
-            // Nothing else goes on: it may share this core, and what follows can wait.
+            // It was quiet until now: the run may share this core, and what follows can wait.
             std::thread::yield_now();
         }
         drop(theirs);

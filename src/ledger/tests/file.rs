@@ -115,6 +115,30 @@ fn nothing_follows_in_a_transaction_that_a_full_disk_has_ended() {
 }
 
 #[tokio::test]
+async fn a_ledger_may_be_named_by_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("file.db");
+    std::fs::write(&file, "").unwrap();
+    std::os::unix::fs::symlink(&file, dir.path().join("ledger.db")).unwrap();
+    let bench = Bench::open(dir);
+    bench.accept(job("a")).await;
+    assert_eq!(bench.row("a")["status"], "QUEUED");
+    assert!(elsewhere.path().join("file.db-wal").exists());
+}
+
+#[tokio::test]
+async fn a_log_that_was_removed_takes_no_more_commits() {
+    let bench = Bench::new();
+    bench.accept(job("a")).await;
+    std::fs::remove_file(bench.dir.path().join("ledger.db-wal")).unwrap();
+    let refused = bench.ledger.accept(vec![arrival(job("b"))]).await;
+    assert!(matches!(refused, Err(LedgerError::Commit(_))), "{refused:?}");
+    let why = bench.ledger.trouble().unwrap();
+    assert!(why.contains("removed"), "{why}");
+}
+
+#[tokio::test]
 async fn a_commit_that_the_disk_did_not_confirm_is_told_to_nobody_and_nothing_follows() {
     let mut bench = Bench::new();
     bench.accept(job("a")).await;
@@ -145,6 +169,10 @@ async fn a_commit_that_the_disk_did_not_confirm_is_told_to_nobody_and_nothing_fo
     let refused = bench.finish(&first, succeeded(), Disposition::Complete).await;
     assert!(matches!(refused, Err(LedgerError::Commit(_))), "{refused:?}");
     assert_eq!(bench.row("a")["status"], "RUNNING", "not even written");
+    let told = bench.ledger.outbox(0, 10).await;
+    assert!(matches!(told, Err(LedgerError::Commit(_))), "{told:?}");
+    let settled = bench.ledger.settled().await;
+    assert!(matches!(settled, Err(LedgerError::Commit(_))), "{settled:?}");
     let bench = bench.again().await;
     assert_eq!(bench.ledger.trouble(), None);
     assert_eq!(bench.recovered.put_back, 2);
