@@ -3,8 +3,8 @@
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisError, ScriptInvocation};
 
-/// How often a script is told anew that is forgotten before it can run.
-const TRIES: usize = 5;
+/// How often a script is told anew that is forgotten before it can run: more often than anybody forgets it in a row.
+const TRIES: usize = 50;
 
 /// Runs scripts.
 pub trait Perform {
