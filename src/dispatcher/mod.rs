@@ -5,6 +5,7 @@
 //! without touching anything; the loop then does what the [`Action`] says. It never runs an attempt
 //! itself ([`crate::flow`] does) and never decides what becomes of one ([`crate::policy`] does).
 
+mod plan;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use self::plan::ShutdownPlan;
 use crate::flow::{self, Ended, Flow};
 use crate::job::{Claim, JobId};
 use crate::ledger::{Cancelled, LedgerError};
@@ -25,10 +27,7 @@ use crate::slots::Stop;
 /// How often the loop shows that it is alive, whatever else happens.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The largest part of the shutdown's grace kept for recording and telling what was stopped.
-const CLOSING_TIME: Duration = Duration::from_secs(1);
-
-/// The same after a second signal, whatever is left of the grace.
+/// The most that recording and telling may take after a second signal, whatever is left of the grace.
 const CLOSING_TIME_KILLED: Duration = Duration::from_secs(5);
 
 /// How long the ledger may take for a write once the time for recording is over.
@@ -127,32 +126,6 @@ enum Phase {
     Stopping,
     /// Runs are being killed.
     Killing,
-}
-
-/// How the shutdown's grace is divided, so that the whole exit fits into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShutdownPlan {
-    /// How long runs may finish by themselves.
-    pub drain: Duration,
-    /// Between SIGTERM and SIGKILL after that.
-    pub kill_grace: Duration,
-    /// The whole exit.
-    pub grace: Duration,
-}
-
-impl ShutdownPlan {
-    /// Divides `grace`: first the drain, then at most `kill_grace`, then time for the record.
-    pub fn new(grace: Duration, kill_grace: Duration) -> Self {
-        let closing = CLOSING_TIME.min(grace / 4);
-        let kill_grace = kill_grace.min(grace / 4);
-        Self { drain: grace.saturating_sub(closing + kill_grace), kill_grace, grace }
-    }
-
-    /// From the end of the drain until endings must have been recorded.
-    fn until_record(&self) -> Duration {
-        let left = self.grace.saturating_sub(self.drain);
-        left.saturating_sub(CLOSING_TIME.min(self.grace / 4) * 2 / 3)
-    }
 }
 
 /// What the loop knows. Holds no handle to anything outside.

@@ -62,7 +62,7 @@ impl Store {
         }
         schema::migrate(&mut conn, version)?;
         wal::write_back(&conn)?;
-        wal::grow(&conn, &options.path);
+        wal::grow(&conn);
         let log = wal::Log::open(&conn)?;
         Ok(Self { conn, log, options, starts: 0 })
     }

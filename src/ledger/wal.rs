@@ -65,9 +65,9 @@ pub(super) fn write_back(conn: &Connection) -> Result<(), rusqlite::Error> {
 ///
 /// Pages of a transaction that no longer fit the cache go to the log at once; rolled back, their frames
 /// never count, and the next commit writes over them.
-pub(super) fn grow(conn: &Connection, path: &Path) {
+pub(super) fn grow(conn: &Connection) {
     // SQLite says where its log is: the ledger's name may be a link.
-    let path = conn.path().map_or(path, Path::new);
+    let path = Path::new(conn.path().unwrap_or_default());
     let free =
         rustix::fs::statvfs(path).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
     if file_size(&beside(path, "-wal")) >= BYTES || free / ROOM < BYTES {
@@ -96,12 +96,12 @@ mod tests {
             "PRAGMA journal_mode = WAL; CREATE TABLE kept (x); INSERT INTO kept VALUES (1);",
         )
         .unwrap();
-        grow(&conn, &path);
+        grow(&conn);
         let grown = file_size(&beside(&path, "-wal"));
         assert!(grown >= BYTES, "{grown}");
         // Written over, not appended to; and what was rolled back is not there for anybody.
         conn.execute_batch("INSERT INTO kept VALUES (2)").unwrap();
-        grow(&conn, &path);
+        grow(&conn);
         assert_eq!(file_size(&beside(&path, "-wal")), grown);
         let other = Connection::open(&path).unwrap();
         let count = |sql: &str| other.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
