@@ -1,17 +1,35 @@
-"""Targets made ready in the slot: compiled, their modules built, not executed. A fork looks whether they still hold.
+"""Targets made ready in the slot: compiled, their modules built, not executed. A run looks whether they still hold.
 
 A module is taken as armed only if its file is the same one with the same bytes and nothing went in front of it;
 otherwise it is found and read like any other. Must not run code of the user's.
 """
 
+import marshal
 import sys
 from _frozen_importlib import module_from_spec
-from posix import F_OK, O_CLOEXEC, O_RDONLY, access, close, fstat, listdir, open, read, stat
+from posix import (
+    F_OK,
+    O_CLOEXEC,
+    O_RDONLY,
+    _exit,
+    access,
+    close,
+    fork,
+    fstat,
+    listdir,
+    open,
+    pipe,
+    read,
+    stat,
+    waitpid,
+    write,
+)
 
 from .sources import ahead, compiled, inside, is_directory, is_file, is_name, read_whole, spec_of_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType, ModuleType
 
     from .sources import Roots
@@ -86,58 +104,88 @@ def load(chain: "tuple[Armed, ...]") -> "Armed | None":
     return one
 
 
-def arm(roots: "Roots", tools_package: str) -> None:
+def arm(all_roots: "tuple[Roots, ...]", tools_package: str) -> None:
     """Make ready what there is room for under the roots. No fault is an error here: its run will tell."""
+    ahead.update(_compiled_aside(all_roots, tools_package))
+    for roots in all_roots:
+        for name, path, root, parent in _found(roots, tools_package):
+            above = roots.chains.get(parent) if parent else ()
+            if path not in ahead or above is None:
+                continue
+            try:
+                if inside(path, root) and all(map(is_name, name.split("."))):
+                    one = Armed(name, path, *ahead[path], above[-1] if above else None)
+                    roots.chains[name] = (*above, one)
+            except OSError:
+                continue  # it is gone again
+
+
+def _compiled_aside(all_roots: "tuple[Roots, ...]", tools_package: str) -> "dict[str, tuple[bytes, CodeType]]":
+    """Path → source and code of what can be compiled, as a fork found it.
+
+    Compiling leaves its process with twice the memory, and every run would pay for each page of it.
+    """
+    ours, theirs = pipe()
+    pid = fork()
+    if not pid:
+        try:
+            made = marshal.dumps(_compiled(all_roots, tools_package))
+            while made:
+                made = made[write(theirs, made) :]
+        finally:
+            _exit(0)
+    close(theirs)
+    pieces = []
+    while piece := read(ours, 65536):
+        pieces.append(piece)
+    close(ours)
+    waitpid(pid, 0)
+    try:
+        return marshal.loads(b"".join(pieces))  # type: ignore[no-any-return]
+    except (EOFError, ValueError, TypeError):
+        return {}  # it did not come to its end: nothing is armed, and all runs as well
+
+
+def _compiled(all_roots: "tuple[Roots, ...]", tools_package: str) -> "dict[str, tuple[bytes, CodeType]]":
     import warnings
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a source that warns is left to its run, which shows the warning
-        if roots.tools:
-            for name, path in _sources(roots.tools):
-                _arm_one(roots, f"{tools_package}.{name}", path, roots.tools, ())
-        for name in roots.allowed:
-            path = f"{roots.tasks}/{name}"
-            if is_directory(path):
-                _arm_package(roots, name, path, ())
-            else:
-                _arm_one(roots, name, f"{path}.py", roots.tasks, ())
+    warnings.simplefilter("error")  # a source that warns is left to its run, which shows the warning
+    made: dict[str, tuple[bytes, CodeType]] = {}
+    room = _ALL
+    for roots in all_roots:
+        for _, path, _, _ in _found(roots, tools_package):
+            if len(made) >= _MOST:
+                return made
+            try:
+                if is_file(path) and stat(path).st_size <= min(_LONGEST, room):
+                    data = read_whole(path)
+                    made[path] = data, compiled(data, path)
+                    room -= len(data)
+            except Exception:
+                continue
+    return made
 
 
-def _arm_package(roots: "Roots", name: str, directory: str, above: "tuple[Armed, ...] | None") -> None:
-    """A package with all that is in it. `above`: its parents; `None` if one of them could not be armed."""
-    chain = _arm_one(roots, name, f"{directory}/__init__.py", roots.tasks, above)
-    for module, path in _sources(directory):
-        if module != "__init__":
-            _arm_one(roots, f"{name}.{module}", path, roots.tasks, chain)
-    for inner in _names(directory):
-        path = f"{directory}/{inner}"
-        if is_name(inner) and is_directory(path):
-            _arm_package(roots, f"{name}.{inner}", path, chain)
-
-
-def _arm_one(
-    roots: "Roots", name: str, path: str, root: str, above: "tuple[Armed, ...] | None"
-) -> "tuple[Armed, ...] | None":
-    """Compile a source ahead and, if its parents are armed too, arm its module; the chain down to it."""
-    if len(ahead) >= _MOST:
-        return None
-    try:
-        if not is_file(path) or stat(path).st_size > min(_LONGEST, _ALL - _room_taken()):
-            return None
-        data = read_whole(path)
-        code = compiled(data, path)
-        ahead[path] = data, code
-        if above is None or not inside(path, root) or not all(map(is_name, name.split("."))):
-            return None
-        chain = (*above, Armed(name, path, data, code, above[-1] if above else None))
-    except Exception:
-        return None
-    roots.chains[name] = chain
-    return chain
-
-
-def _room_taken() -> int:
-    return sum(len(data) for data, _ in ahead.values())
+def _found(roots: "Roots", tools_package: str) -> "Iterator[tuple[str, str, str, str]]":
+    """What might be armed, parents first: name, path, the root it must be in, and the name of its parent."""
+    if roots.tools:
+        for name, path in _sources(roots.tools):
+            yield f"{tools_package}.{name}", path, roots.tools, ""
+    packages = []
+    for name in roots.allowed:
+        path = f"{roots.tasks}/{name}"
+        if is_directory(path):
+            packages.append((name, path, ""))
+        else:
+            yield name, f"{path}.py", roots.tasks, ""
+    while packages:
+        package, directory, parent = packages.pop()
+        yield package, f"{directory}/__init__.py", roots.tasks, parent
+        for module, path in _sources(directory):
+            if module != "__init__":
+                yield f"{package}.{module}", path, roots.tasks, package
+        inner = [(f"{package}.{name}", f"{directory}/{name}") for name in _names(directory) if is_name(name)]
+        packages += [(name, path, package) for name, path in reversed(inner) if is_directory(path)]
 
 
 def _sources(directory: str) -> "list[tuple[str, str]]":

@@ -60,8 +60,7 @@ def configure(tasks_path: str, tools_path: str, allowed: "list[str]") -> None:
 def arm() -> None:
     """In a process that forks the runs: make ready what they may ask for, without running it."""
     sys.modules[TOOLS_PACKAGE] = _package(TOOLS_PACKAGE, roots.tools)
-    armed.arm(SAMPLE_ROOTS, TOOLS_PACKAGE)
-    armed.arm(roots, TOOLS_PACKAGE)
+    armed.arm((SAMPLE_ROOTS, roots), TOOLS_PACKAGE)
 
 
 def own_paths() -> "tuple[str, ...]":

@@ -113,6 +113,21 @@ impl Probe {
         }
     }
 
+    /// Has it compile the shim once. A slot that does so itself keeps the memory that it took, a megabyte, and each of
+    /// its runs pays for every page. If it cannot be done, slots do it.
+    pub(super) fn compile(&self, options: &Options, shim: &Path) {
+        let mut command = Command::new(&self.executable);
+        command.args(["-I", "-S", "-X", "utf8", "-m", "compileall", "-q"]).arg(shim);
+        let done = answer(command, options, PATIENCE, &AtomicBool::new(false));
+        if !done.as_ref().is_ok_and(|output| output.status.success()) {
+            tracing::debug!(
+                event = "shim_not_compiled",
+                ?done,
+                "slots compile the shim themselves"
+            );
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         if (self.version.0, self.version.1) < OLDEST {
             return Err(format!(

@@ -41,6 +41,7 @@ impl Setup {
         let tmpdirs = TmpDirs::reset(dir).map_err(system("prepare the runtime directory"))?;
         let shim = shim::write(dir).map_err(system("write the shim"))?;
         let probe = interpreter::Probe::ask(&options, &shim)?;
+        probe.compile(&options, &shim);
         let ticks =
             nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
         let learned = dir.join("learned-modules");

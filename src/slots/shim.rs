@@ -27,6 +27,7 @@ const FILES: &[(&str, &str)] = files![
     "preload.py",
     "preload_probe.py",
     "runner.py",
+    "serving.py",
     "site_effects.py",
     "slot.py",
     "sources.py",
