@@ -40,68 +40,95 @@ _LONGEST = 32 * 1024  # bytes of one
 _ALL = 256 * 1024  # bytes of all
 
 
-executed = 0  # modules that this process took as armed
+_READ = O_RDONLY | O_CLOEXEC
+# Functions that take other things than parameters by name are left to a closer look: `*`, `**`.
+_VARIADIC = 0x0C
 
 
 class Armed:
     """One module, ready to be executed."""
 
-    __slots__ = ("before", "code", "data", "device", "functions", "inode", "module", "name", "parent", "path", "tail")
+    __slots__ = (
+        "before",
+        "code",
+        "data",
+        "device",
+        "functions",
+        "inode",
+        "module",
+        "name",
+        "names",
+        "parent",
+        "path",
+        "spec",
+        "tail",
+    )
 
     def __init__(self, name: str, path: str, data: bytes, code: "CodeType", parent: "Armed | None") -> None:
-        self.name = name
+        self.name = sys.intern(name)
         self.path = path
         self.data = data
         self.code = code
         self.parent = parent
-        self.tail = name.rpartition(".")[2]
+        self.tail = sys.intern(name.rpartition(".")[2])
         # What would be found in its place if it were there: a package of the same name.
         package = path.endswith("/__init__.py")
         self.before = None if package else path[:-3] + "/__init__.py"
-        spec = spec_of_file(name, path, [path[: -len("/__init__.py")]] if package else None)
-        self.module: ModuleType = module_from_spec(spec)
+        self.spec = spec_of_file(name, path, [path[: -len("/__init__.py")]] if package else None)
+        self.module: ModuleType = module_from_spec(self.spec)
+        self.names = self.module.__dict__
+        self.names["__builtins__"] = __builtins__  # as `exec` would
         there = stat(path)
         self.device, self.inode = there.st_dev, there.st_ino
-        inner = [one.co_name for one in code.co_consts if type(one) is type(code)]
-        self.functions = frozenset(filter(is_name, inner))  # may be asked for, if they are what their names say
+        # What may be asked for, if its name still means it then: code, and names of its parameters.
+        self.functions = {
+            one.co_name: (one, one.co_varnames[: one.co_argcount])
+            for one in code.co_consts
+            if type(one) is type(code) and _is_plain(one)
+        }
 
 
-def load(chain: "tuple[Armed, ...]") -> "Armed | None":
-    """Import an armed module and its parents, outermost first. `None`: one is no longer as it was."""
-    global executed
+def _is_plain(code: "CodeType") -> bool:
+    """Whether it is a function's that takes all its parameters by name."""
+    odd = code.co_flags & _VARIADIC or code.co_posonlyargcount or code.co_kwonlyargcount
+    return not odd and is_name(code.co_name)
+
+
+def load(chain: "tuple[Armed, ...]") -> "int | None":
+    """Import an armed module and its parents, outermost first; how many were new. `None`: one is not as it was."""
     for one in chain:
         # The file must be the very one, with these bytes, and none be there that would be found before it.
         if one.before is not None and access(one.before, F_OK):
             return None
         try:
-            descriptor = open(one.path, O_RDONLY | O_CLOEXEC)
+            descriptor = open(one.path, _READ)
         except OSError:
             return None
         try:
-            now = fstat(descriptor)
-            if now.st_ino != one.inode or now.st_dev != one.device or read(descriptor, len(one.data) + 1) != one.data:
+            now = fstat(descriptor)  # by number: names are looked up on pages of their own
+            if now[1] != one.inode or now[2] != one.device or read(descriptor, len(one.data) + 1) != one.data:
                 return None
         finally:
             close(descriptor)
     modules = sys.modules
+    executed = 0
     for one in chain:
         if one.name in modules:
             continue
         # What `import` does: executed in `sys.modules`, then an attribute of its parent.
         executed += 1
-        module, spec = one.module, one.module.__spec__
-        modules[one.name] = module
-        spec._initializing = True  # type: ignore[union-attr]  # for imports in a circle
+        modules[one.name] = one.module
+        one.spec._initializing = True  # type: ignore[attr-defined]  # for imports in a circle
         try:
-            exec(one.code, module.__dict__)
+            exec(one.code, one.names)
         except BaseException:
             modules.pop(one.name, None)
             raise
         finally:
-            spec._initializing = False  # type: ignore[union-attr]
+            one.spec._initializing = False  # type: ignore[attr-defined]
         if one.parent is not None:
             setattr(modules[one.parent.name], one.tail, modules[one.name])
-    return one
+    return executed
 
 
 def arm(all_roots: "tuple[Roots, ...]", tools_package: str) -> None:

@@ -92,11 +92,10 @@ def _item_count(result: "Any") -> int | None:
 
 def finish(modules: "dict[str, ModuleType]") -> None:
     """Join threads, run `atexit` functions, flush: what plain Python does at its end. Never raises."""
-    threading, atexit = modules.get("threading"), modules.get("atexit")
-    if threading is not None:
-        _tolerantly(threading._shutdown)
-    if atexit is not None:
-        _tolerantly(atexit._run_exitfuncs)
+    if "threading" in modules:
+        _tolerantly(modules["threading"]._shutdown)
+    if "atexit" in modules:
+        _tolerantly(modules["atexit"]._run_exitfuncs)
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -122,12 +122,12 @@ class Channel:
         self._items_told: int | None = None
         self._items_pace: _Pace | None = None
 
-    def open(self, descriptor: int) -> None:
+    def open(self, descriptor: int, pid: int) -> None:
         """Speak on this descriptor from now on, as this process."""
         self._descriptor = descriptor
         there = fstat(descriptor)
-        self._device, self._inode = there.st_dev, there.st_ino
-        self._pid = getpid()
+        self._inode, self._device = there[1], there[2]
+        self._pid = pid
         self._ended = False
 
     def emit(self, name: str, fields: "dict[str, Any]") -> None:
@@ -186,7 +186,7 @@ class Channel:
                 descriptor, data = self._descriptor, frame.encode()
                 try:
                     there = fstat(descriptor)
-                    if there.st_ino != self._inode or there.st_dev != self._device:
+                    if there[1] != self._inode or there[2] != self._device:
                         return False
                     done = write(descriptor, data)
                 except OSError:
@@ -218,7 +218,7 @@ class Channel:
             there = fstat(self._descriptor)
         except OSError:
             return False
-        return (there.st_dev, there.st_ino) == (self._device, self._inode)
+        return (there[1], there[2]) == (self._inode, self._device)
 
     def _send(self, frame: str) -> None:
         if not self._is_run():

@@ -69,42 +69,55 @@ def own_paths() -> "tuple[str, ...]":
     return (f"{roots.tools.rstrip('/')}/", *tasks)
 
 
-def ordinary(roots: Roots, target: "dict[str, Any]") -> "FunctionType | None":
-    """Import the module of `target`; its function, if module and function are of the usual kind.
+def ordinary(
+    roots: Roots, name: str, cls: "str | None", function: "str | None", given: "dict[str, Any]"
+) -> "FunctionType | None":
+    """Import the module of a target; its function, if module, function and parameters are of the usual kind.
 
-    The usual kind is an armed module and a plain function defined in it. `None`: only `load` can tell.
+    The usual kind is an armed module, a plain function defined in it, and every parameter given, each of the very type
+    that its annotation names. `None`: `load` and `parameters.check` have a closer look.
     """
-    tool = target.get("tool")
-    if tool is not None:
-        chain = roots.chains.get(f"{TOOLS_PACKAGE}.{tool}")
-        wanted = "run" if chain is None or tool not in chain[-1].functions else tool
-    elif target.get("class") is None:
-        chain, wanted = roots.chains.get(target["module"]), target["function"]
-    else:
+    chains = roots.chains
+    path = name if function is not None else f"{TOOLS_PACKAGE}.{name}"
+    if cls is not None or path not in chains:
         return None
-    if chain is None or wanted not in chain[-1].functions:
+    one = chains[path][-1]
+    wanted = function or (name if name in one.functions else "run")
+    if wanted not in one.functions:
         return None
-    one = load_armed(chain)
-    if one is None or sys.modules.get(one.name) is not one.module:
+    executed = load_armed(chains[path])
+    if executed is None:
         return None
-    names = one.module.__dict__
-    found = names.get(wanted)
+    roots.executed = executed
+    names = one.names
+    if sys.modules[path] is not one.module or wanted not in names:
+        return None
+    found: Any = names[wanted]
+    code, takes = one.functions[wanted]
     if (
         type(found) is not _FUNCTION
-        or (tool in names and wanted != tool)
+        or found.__code__ is not code
         or found.__dict__  # perhaps a wrapper
-        or found.__module__ != one.name
-        or found.__code__.co_filename != one.path
+        or (function is None and wanted != name and name in names)
+        or len(given) != len(takes)
     ):
         return None
+    if given:
+        annotations = found.__annotations__
+        for key, value in given.items():
+            if key not in takes or (key in annotations and annotations[key] is not type(value)):
+                return None
     return found  # type: ignore[return-value]
 
 
-def load(roots: Roots, target: "dict[str, Any]") -> Found:
-    """Import the module of `target` and find its callable. Raises `Unfit`, or what the module raises."""
-    if "tool" in target:
-        return _load_tool(roots, target["tool"])
-    return _load_callable(roots, target["module"], target.get("class"), target["function"])
+def load(roots: Roots, name: "Any", cls: "str | None", function: "str | None") -> Found:
+    """Import the module of a target (a tool, if it names no function) and find its callable.
+
+    Raises `Unfit`, or what the module raises.
+    """
+    if function is None:
+        return _load_tool(roots, name)
+    return _load_callable(roots, name, cls, function)
 
 
 def _absolute(path: str) -> str:
@@ -270,11 +283,12 @@ def _check_defined(found: "Any", module: "ModuleType", whole: str) -> None:
 
 def _import_armed(roots: Roots, name: str) -> "ModuleType | None":
     chain = roots.chains.get(name)
-    one = load_armed(chain) if chain else None
-    if one is None:
+    executed = load_armed(chain) if chain else None
+    if chain is None or executed is None:
         return None
+    roots.executed = executed
     module = sys.modules[name]
-    return module if module is one.module else _plain(module, name)
+    return module if module is chain[-1].module else _plain(module, name)
 
 
 def _import(name: str, specs: "list[ModuleSpec]") -> "ModuleType":

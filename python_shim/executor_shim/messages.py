@@ -4,13 +4,17 @@ The usual one is read in place (`runner.attend`): a fork pays for each function 
 """
 
 import os
+import sys
 from posix import getpid  # users may patch `os`
+
+from . import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from typing import Any
 
-LONGEST_MESSAGE = 64 * 1024 + 4096
+LONGEST_MESSAGE = 4096  # a longer request is in a memfd: a large buffer is memory that each run pays for
 ANCILLARY = 64  # room for five descriptors and a header
 MSG_TRUNC, MSG_CTRUNC, MSG_CMSG_CLOEXEC = 0x20, 0x08, 0x40000000
 SOL_SOCKET, SCM_RIGHTS = 1, 1
@@ -23,7 +27,7 @@ class UnreadableError(Exception):
 def unusual(
     ctl: "socket", data: bytes, ancillary: "list[tuple[int, int, bytes]]", flags: int
 ) -> "tuple[bytes, list[int]] | None":
-    """From this message on: the body of the one for this process, and its descriptors; `None`: the socket is closed.
+    """From this message on: the JSON text for this process, and its descriptors; `None`: the socket is closed.
 
     Those for others are dropped; that of kind `M` has its body in the last descriptor.
     """
@@ -35,19 +39,37 @@ def unusual(
         for level, kind, numbers in ancillary:
             if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
                 descriptors += memoryview(numbers[: len(numbers) // 4 * 4]).cast("i").tolist()
-        if data[:1] != b"R" and len(data) >= 5 and int.from_bytes(data[1:5], "little") == me:
+        if data[:1] != b"R" and _addressee(data) in (me, None):
             break
         for descriptor in descriptors:
             os.close(descriptor)
         data, ancillary, flags, _ = ctl.recvmsg(LONGEST_MESSAGE, ANCILLARY, MSG_CMSG_CLOEXEC)
-    what, body = data[:1], data[5:]
-    if flags & (MSG_TRUNC | MSG_CTRUNC) or len(descriptors) != {b"J": 4, b"M": 5}.get(what):
+    what = data[:1]
+    if flags & (MSG_TRUNC | MSG_CTRUNC) or len(descriptors) != {b"[": 4, b"M": 5}.get(what):
         raise UnreadableError(f"kind {what!r}, {len(data)} bytes, {len(descriptors)} descriptors, flags {flags}")
     if what == b"M":
         memory = descriptors.pop()
-        body = _whole(memory)
+        data = _whole(memory)
         os.close(memory)
-    return body, descriptors
+    return data, descriptors
+
+
+def decoded(body: bytes) -> "list[Any]":
+    """The request in a JSON text. Raises `ValueError`."""
+    text = body.decode()
+    try:
+        return values.decode(text)  # type: ignore[no-any-return]
+    except ValueError:
+        sys.set_int_max_str_digits(0)  # an integer of more than 4300 digits is a valid parameter
+        return values.decode(text)  # type: ignore[no-any-return]
+
+
+def _addressee(data: bytes) -> "int | None":
+    """The process that a message is for; `None` if it does not say."""
+    if data[:1] == b"[":
+        number = data[1:].partition(b",")[0]
+        return int(number) if number.isdigit() else None
+    return int.from_bytes(data[1:5], "little") if len(data) >= 5 else None
 
 
 def _whole(descriptor: int) -> bytes:

@@ -45,35 +45,12 @@ class Shape:
 
 def check(function: "Any", parameters: "dict[str, Any]", name: str) -> None:
     """Raise `Unfit` with one line that names the parameter and what would fit."""
-    if type(function) is _FUNCTION and fit_exactly(function, parameters):
-        return
     shape = _shape(function)
     if shape is None:
         return
     fault = _names_fault(shape, parameters, function) or _types_fault(shape, parameters, function)
     if fault:
         raise Unfit("InvalidParametersError", f"{name}: {fault}")
-
-
-def fit_exactly(function: "Any", parameters: "dict[str, Any]") -> bool:
-    """Whether a plain function is given every parameter, each of the very type its annotation names.
-
-    The usual case, quickly told; if it is not, `check` has a closer look.
-    """
-    code = function.__code__
-    count = code.co_argcount
-    if len(parameters) != count or code.co_flags & _VARIADIC or code.co_kwonlyargcount or code.co_posonlyargcount:
-        return False
-    if function.__dict__:
-        return False  # perhaps a wrapper
-    names = code.co_varnames
-    annotations = function.__annotations__
-    for key, value in parameters.items():
-        if key not in names or names.index(key) >= count:
-            return False
-        if key in annotations and annotations[key] is not type(value):
-            return False
-    return True
 
 
 def zero_arguments_fault(cls: type) -> str | None:

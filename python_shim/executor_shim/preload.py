@@ -7,10 +7,9 @@ they loaded; the executor has it probed (`preload_probe.py`) and starts new slot
 import os
 import sys
 
-from . import armed
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # A library that starts its threads at import would make the slot unfit to fork.
@@ -44,11 +43,11 @@ def load(names: "list[str]") -> None:
     files = [(file, _stamp(file)) for _, file in _own_modules()]
 
 
-def settle() -> None:
-    """In the slot, before the first fork: what is loaded now is what a run finds."""
+def settle() -> "Callable[[], bool] | None":
+    """In the slot, before the first fork: what is loaded now is what a run finds. Its duties towards it, if any."""
     global loaded
     loaded = len(sys.modules)
-    armed.executed = 0
+    return _duties if files or "numpy.random" in sys.modules else None
 
 
 def attempt(name: str) -> "str | None":
@@ -105,8 +104,15 @@ def _stamp(file: str) -> Stamp:
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
 
 
+def _duties() -> bool:
+    """In the run, before its target is loaded. Whether modules loaded ahead have changed."""
+    if "numpy.random" in sys.modules:  # `random` sees to itself at a fork; the generator of numpy does not
+        sys.modules["numpy.random"].seed()
+    return forget_if_changed()
+
+
 def forget_if_changed() -> bool:
-    """In the run: if a module of the user's that was loaded ahead has changed since, all of them are as not loaded."""
+    """If a module of the user's that was loaded ahead has changed since, all of them are as not loaded."""
     if not files or all(_stamp(file) == stamp for file, stamp in files):
         return False
     for name, _ in _own_modules():
@@ -116,10 +122,9 @@ def forget_if_changed() -> bool:
 
 def news() -> "list[str]":
     """In the run, at its end: what it loaded that a slot could have loaded ahead, in order."""
-    modules = sys.modules
-    if _learn == "none" or len(modules) - loaded <= armed.executed:
+    if _learn == "none":
         return []
-    return [name for name in list(modules)[loaded:] if _is_worth(name)][:_MOST]
+    return [name for name in list(sys.modules)[loaded:] if _is_worth(name)][:_MOST]
 
 
 def _is_worth(name: str) -> bool:

@@ -24,7 +24,7 @@ from posix import close, dup2, getpid, putenv  # users may patch `os`
 
 import executor_shim
 
-from . import armed, endings, failures, frames, loader, messages, parameters, preload, values  # as modules: the rare
+from . import endings, failures, frames, loader, messages, parameters, preload, values  # as modules: the rare
 from .endings import finish
 from .errors import Unfit
 from .loader import ordinary
@@ -38,7 +38,6 @@ from .messages import (
     SOL_SOCKET,
     UnreadableError,
 )
-from .parameters import fit_exactly
 from .values import NoJsonForm, fitting, scan
 
 TYPE_CHECKING = False
@@ -60,17 +59,19 @@ _IGNORED_BY_PYTHON = (_SIGPIPE, _SIGXFSZ)
 _result_limit = 10240
 _stack_signal = 0
 _dump, _frames = DUMP, FRAMES
+_roots = loader.roots
+_loaded = 0  # modules that are there before a run
+_duties: "Callable[[], bool] | None" = None  # towards some of them
 _channel = frames.Channel()
 # Results that are what they seem: neither to be awaited nor to be counted.
 _SETTLED = frozenset((type(None), bool, int, float, str))
 
+# The frame of most jobs that are done for what they do.
+_NOTHING = frames.succeeded("null", 4, False)
+
 _REHEARSALS = 20
-# As a request looks, so that a rehearsal goes where a run will go; the values are replaced by those of the run.
-_SAMPLE = (
-    b'{"job_id":"sample","attempt":1,"run_id":null,"experiment_id":null,"action":"call",'
-    b'"target":{"module":"executor_sample","class":null,"function":"run"},"parameters":{"x":1},'
-    b'"env":{"EXECUTOR_JOB_ID":"sample","EXECUTOR_ATTEMPT":"1","TMPDIR":"/tmp"},"memory_limited":false}'
-)
+# As a request looks, so that a rehearsal goes where a run will go.
+_SAMPLE = b'[%d,"sample",1,null,null,"/tmp",false,"executor_sample",null,"run",{"x":1}]'
 
 
 # --- before the fork -------------------------------------------------------------------------------------------
@@ -81,12 +82,13 @@ def configure(config: "dict[str, Any]", loaded: "Callable[[], None] | None" = No
 
     `loaded` is called when what may take long is over, before signals are set as runs find them.
     """
-    global _result_limit, _stack_signal, _dump, _frames
+    global _result_limit, _stack_signal, _dump, _frames, _roots
     _dump = min(DUMP, os.sysconf("SC_OPEN_MAX") - 2)  # fewer open files may be allowed
     _frames = _dump + 1
     _result_limit = min(int(config["result_max_bytes"]), frames.LONGEST_VALUE)
     _stack_signal = int(config["stack_signal"])
     stand_in(config)
+    _roots = loader.roots
     _provide_builtins()
     _set_streams()
     # Callables must look as if imported, and nothing of ours be found in `__main__`.
@@ -94,10 +96,11 @@ def configure(config: "dict[str, Any]", loaded: "Callable[[], None] | None" = No
     sys.argv[:] = [""]
     forks = config.get("start_method") != "spawn"
     if forks:
-        preload.load(config["preload"]["names"])
         loader.arm()
+        preload.load(config["preload"]["names"])
     if loaded is not None:
         loaded()
+    os.environ["EXECUTOR_ATTEMPT"] = "1"  # what it is for nearly all
     _watch_for_crashes()
     _reset_signals()
     if forks:
@@ -126,10 +129,17 @@ def _settle() -> None:
     gc.freeze()
     for _ in range(_REHEARSALS):
         _rehearse_all()
-    for name in values.decode(_SAMPLE.decode())["env"]:
+    for name in ("EXECUTOR_JOB_ID", "TMPDIR"):
         os.environ.pop(name)
     executor_shim._context = executor_shim.Context()
-    preload.settle()
+    _know_modules()
+
+
+def _know_modules() -> None:
+    """What is loaded now is what a run finds."""
+    global _loaded, _duties
+    _duties = preload.settle()
+    _loaded = preload.loaded
 
 
 def _rehearse_all() -> None:
@@ -137,7 +147,7 @@ def _rehearse_all() -> None:
     ours, theirs = socketpair(_AF_UNIX, _SOCK_SEQPACKET)
     log, null = os.dup(2), os.dup(0)
     ours.sendmsg(
-        [b"J", getpid().to_bytes(4, "little"), _SAMPLE],
+        [_SAMPLE % getpid()],
         [(SOL_SOCKET, SCM_RIGHTS, null.to_bytes(4, sys.byteorder) * 4)],
     )
     code = attend(theirs, loader.SAMPLE_ROOTS, {})
@@ -153,9 +163,9 @@ def _rehearse_all() -> None:
 
 def rehearse() -> None:
     """In a fork, before its request is there: what a run does after it, so that the pages it writes to are its own."""
-    _serve(scan(_SAMPLE.decode(), 0)[0], 0, loader.SAMPLE_ROOTS, {})
+    _serve(values.decode((_SAMPLE % 0).decode()), 0, loader.SAMPLE_ROOTS, {})
     del sys.modules["executor_sample"]
-    preload.settle()
+    _know_modules()
 
 
 def _provide_builtins() -> None:
@@ -214,25 +224,22 @@ def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, Module
     code = EXIT_UNREADABLE
     try:
         # 1. The message for this process.
-        me = getpid().to_bytes(4, "little")
         data, ancillary, flags, _ = ctl.recvmsg(LONGEST_MESSAGE, ANCILLARY, MSG_CMSG_CLOEXEC)
-        if data == b"R" + me:  # nobody is in a hurry
-            rehearse()
+        if data[:1] == b"R":  # nobody is in a hurry
+            if data[1:] == getpid().to_bytes(4, "little"):
+                rehearse()
             data, ancillary, flags, _ = ctl.recvmsg(LONGEST_MESSAGE, ANCILLARY, MSG_CMSG_CLOEXEC)
-        if (
-            data[:5] == b"J" + me
-            and len(ancillary) == 1
-            and len(ancillary[0][2]) == 16
-            and ancillary[0][2].count(0) == 12
-            and not flags & (MSG_TRUNC | MSG_CTRUNC)
-        ):
-            body = data[5:]
-            channel, stdout, stderr, dump = ancillary[0][2][_LOW_BYTE::4]  # four numbers below 256
-        else:
+        try:
+            numbers = ancillary[0][2]
+            channel, stdout, stderr, dump = numbers[_LOW_BYTE::4]
+            request = scan(data.decode(), 0)[0]
+            if request[0] != getpid() or numbers.count(0) != 12 or flags & (MSG_TRUNC | MSG_CTRUNC):
+                raise ValueError
+        except Exception:
             message = messages.unusual(ctl, data, ancillary, flags)
             if message is None:
                 return 0
-            body, (channel, stdout, stderr, dump) = message
+            request, (channel, stdout, stderr, dump) = message
         # 2. The first acts of frames.md section 2. 0 to 2 are open already: /dev/null and the log.
         dup2(stdout, 1)
         dup2(stderr, 2)
@@ -243,33 +250,41 @@ def attend(ctl: socket, roots: "Roots | None" = None, modules: "dict[str, Module
         dup2(channel, _frames, False)
         close(dump)
         close(channel)
-        # 3. The request, its environment and context in force.
+        # 3. Its environment and context in force.
         try:
-            try:
-                request = scan(body.decode(), 0)[0]
-            except ValueError:
-                sys.set_int_max_str_digits(0)  # an integer of more than 4300 digits is a valid parameter
-                request = values.decode(body.decode())
+            if type(request) is bytes:
+                request = messages.decoded(request)
+            _, job_id, attempt, run_id, experiment_id, tmpdir, _, _, _, _, _ = request
             if _environment is None:
-                os.environ.update(request["env"])
-            else:
-                for name, value in request["env"].items():  # `os.environ[name] = value` in a fifth of the calls
-                    putenv(name, value)
-                    _environment[name.encode()] = value.encode()
-            context = executor_shim._context
-            context.job_id = request["job_id"]
-            context.attempt = request["attempt"]
-            context.run_id = request.get("run_id")
-            context.experiment_id = request.get("experiment_id")
-            if type(request["target"]) is not dict or type(request["parameters"]) is not dict:
-                raise TypeError("target and parameters must be objects")
+                os.environ.update(EXECUTOR_JOB_ID=job_id, TMPDIR=tmpdir)
+            else:  # `os.environ[name] = value` in a fifth of the calls
+                putenv("EXECUTOR_JOB_ID", job_id)
+                _environment[b"EXECUTOR_JOB_ID"] = job_id.encode()
+                putenv("TMPDIR", tmpdir)
+                _environment[b"TMPDIR"] = tmpdir.encode()
+            executor_shim._context.job_id = job_id
+            if attempt != 1 or run_id is not None or experiment_id is not None:
+                _tell_more(attempt, run_id, experiment_id)
         except Exception as error:
             raise UnreadableError(f"{type(error).__name__}: {error}") from None
         code = EXIT_FAULT  # from here on code of the user's may have run
-        code = _serve(request, _frames, roots or loader.roots, modules)
+        code = _serve(request, _frames, roots or _roots, modules)
     except BaseException as error:
         _complain(error)
     return code
+
+
+def _tell_more(attempt: int, run_id: str | None, experiment_id: str | None) -> None:
+    """What sets this run apart from the first attempt of a plain job."""
+    context = executor_shim._context
+    context.attempt = attempt
+    context.run_id = run_id
+    context.experiment_id = experiment_id
+    os.environ["EXECUTOR_ATTEMPT"] = str(attempt)
+    if run_id is not None:
+        os.environ["EXECUTOR_RUN_ID"] = run_id
+    if experiment_id is not None:
+        os.environ["EXECUTOR_EXPERIMENT_ID"] = experiment_id
 
 
 def _complain(error: BaseException) -> None:
@@ -304,19 +319,28 @@ def _bytes_of_environment() -> "dict[bytes, bytes] | None":
 _environment = _bytes_of_environment()
 
 
-def _serve(request: "dict[str, Any]", descriptor: int, roots: "Roots", modules: "dict[str, ModuleType]") -> int:
+def _serve(request: "list[Any]", descriptor: int, roots: "Roots", modules: "dict[str, ModuleType]") -> int:
     """Make the attempt the request asks for, and tell of it on the descriptor; the exit code."""
-    if "numpy.random" in sys.modules:  # `random` sees to itself at a fork; the generator of numpy does not
-        sys.modules["numpy.random"].seed()
+    _, _, _, _, _, _, check, name, cls, function, given = request
     run = getpid()
-    stale = bool(preload.files) and preload.forget_if_changed()
-    _channel.open(descriptor)
+    stale = _duties is not None and _duties()
+    _channel.open(descriptor, run)
     executor_shim._channel = _channel
     raised: BaseException | None = None
     try:
-        frame = _attempt(request, roots)
+        called = None if check else ordinary(roots, name, cls, function, given)
+        if called is not None:
+            result = called(**given)
+        else:
+            result = _closely(loader.load(roots, name, cls, function), check, given)
+        if type(result) not in _SETTLED:
+            result = endings.settled(result, _channel)
+        try:
+            frame = _NOTHING if result is None else frames.succeeded(*fitting(result, "result", _result_limit))
+        except NoJsonForm as error:
+            raise Unfit("ResultNotSerializableError", str(error)) from None
     except SystemExit as error:
-        frame = frames.succeeded("null", 4, False)
+        frame = _NOTHING
         if error.code is not None and error.code != 0:
             endings.say_exit(error)
             frame, raised = failures.frame_of(error), error
@@ -327,37 +351,18 @@ def _serve(request: "dict[str, Any]", descriptor: int, roots: "Roots", modules: 
     raised = None  # and with it what the callable's stack still holds
     finish(modules)
     executor_shim._channel = None
-    names = preload.news() if len(sys.modules) - preload.loaded > armed.executed else None
+    names = preload.news() if len(modules) - _loaded > roots.executed else None
     if names or stale:
         _channel.imported(names or [], stale=stale)
     return 0 if _channel.end(frame) else EXIT_NOT_OUR_PIPE
 
 
-# --- the attempt -----------------------------------------------------------------------------------------------
-
-
-def _attempt(request: "dict[str, Any]", roots: "Roots") -> str:
-    """The last frame of an attempt that ends well."""
-    given = request["parameters"]
-    if request.get("action") == "check":
+def _closely(found: "loader.Found", check: bool, given: "dict[str, Any]") -> "Any":
+    """Describe the callable, or see whether it takes these parameters, and call it."""
+    if check:
         from . import describe
 
-        result: Any = describe.description(loader.load(roots, request["target"]))
-    else:
-        function: Callable[..., Any] | None = ordinary(roots, request["target"])
-        if function is None or not fit_exactly(function, given):
-            function = _checked(loader.load(roots, request["target"]), given)
-        result = function(**given)
-        if type(result) not in _SETTLED:
-            result = endings.settled(result, _channel)
-    try:
-        return frames.succeeded(*fitting(result, "result", _result_limit))
-    except NoJsonForm as error:
-        raise Unfit("ResultNotSerializableError", str(error)) from None
-
-
-def _checked(found: "loader.Found", given: "dict[str, Any]") -> "Callable[..., Any]":
-    """The callable itself, which takes these parameters."""
+        return describe.description(found)
     if found.cls is not None:
         fault = parameters.zero_arguments_fault(found.cls)
         if fault:
@@ -367,4 +372,4 @@ def _checked(found: "loader.Found", given: "dict[str, Any]") -> "Callable[..., A
             )
     function = found.bound()
     parameters.check(function, given, found.name)
-    return function
+    return function(**given)

@@ -10,7 +10,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` itself would bring 
 import posix
 import resource  # noqa: F401  # `wait4` would load it at the first run's end
 import sys
-from posix import P_ALL, WEXITED, WNOHANG, WNOWAIT, fork, read, wait4, waitid, write
+from posix import P_ALL, WEXITED, WNOHANG, WNOWAIT, fork, pread, read, wait4, waitid, write
 from time import sleep
 
 TYPE_CHECKING = False
@@ -65,8 +65,8 @@ def spawner(config: "dict[str, Any]", text: str, ctl: int) -> "Callable[[], int]
     return birth
 
 
-def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
-    """The birth of a run as a fork of this prepared interpreter."""
+def forker(config: "dict[str, Any]", own: "tuple[int, int]", ctl: int) -> "Callable[[], int]":
+    """The birth of a run as a fork of this prepared interpreter. `own`: descriptors that are no business of a run."""
     for name in posix.environ.keys() - {name.encode() for name in config["environment"]}:
         posix.unsetenv(name)  # what was meant for the interpreter's own start
         del posix.environ[name]
@@ -88,6 +88,7 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
         posix._exit,
     )
     requests = runner.requests(ctl)
+    go, kids = own
 
     def birth() -> int:
         pid = fork()
@@ -96,6 +97,7 @@ def forker(config: "dict[str, Any]", go: int, ctl: int) -> "Callable[[], int]":
         try:
             setsid()
             close(go)
+            close(kids)
             sigmask(*unmask)
             leave(attend(requests))
         finally:
@@ -159,27 +161,32 @@ def kill_all(scoped: bool) -> bytes:
     return b"K1"
 
 
-def reap(leader: int, birth: "Callable[[], int]") -> bytes:
+def reap(leader: int, kids: int, birth: "Callable[[], int]") -> "tuple[bytes, int]":
     """Take the leader's status, then those of all other zombies; then, if nothing is left, let the next run be born.
 
-    Answers status (u32; all ones: not dead), user and system time in µs (u64), peak memory in KiB (u64), number of
-    others (u32), their time in µs (u64), one byte: 1 while children live, and the pid of the next run (u32; 0: none).
+    `kids` is the kernel's list of this process's children. Answers the numbers of `Reaped` (`src/slots/reaped.rs`):
+    status (-1: not dead), user and system time in µs, peak memory in KiB, number of others, their time in µs, 1 while
+    children live, and the pid of the next run (0: none); and that pid.
     """
-    status, used, peak, others, theirs, left, born = 0xFFFFFFFF, 0, 0, 0, 0, 1, 0
+    status, used, peak, others, theirs, left, born = -1, 0.0, 0, 0, 0.0, 1, 0
     try:
         if leader:
             pid, code, usage = wait4(leader, 1)
             if pid:
-                status, used, peak = code, int((usage[0] + usage[1]) * 1000000), usage[2]
-        for _ in range(10000):
+                status, used, peak = code, (usage[0] + usage[1]) * 1000000, usage[2]
+        while others < 10000:
+            # Without children `wait4` would say so with an exception, which is dear.
+            if kids >= 0 and not pread(kids, 1, 0):
+                left = 0
+                break
             pid, code, usage = wait4(-1, 1)
             if not pid:
                 break
             if pid == leader:
-                status, used, peak = code, int((usage[0] + usage[1]) * 1000000), usage[2]
+                status, used, peak = code, (usage[0] + usage[1]) * 1000000, usage[2]
                 continue
             others += 1
-            theirs += int((usage[0] + usage[1]) * 1000000)
+            theirs += (usage[0] + usage[1]) * 1000000
     except ChildProcessError:
         left = 0
     if not left:
@@ -187,8 +194,7 @@ def reap(leader: int, birth: "Callable[[], int]") -> bytes:
             born = birth()
         except OSError:
             pass  # said when it is asked for
-    fields = status | used << 32 | peak << 96 | others << 160 | theirs << 192 | left << 256 | born << 264
-    return b"R" + fields.to_bytes(37, "little")
+    return b"R %d %d %d %d %d %d %d" % (status, used, peak, others, theirs, left, born), born
 
 
 def reap_others(leader: int) -> bytes:
@@ -196,7 +202,7 @@ def reap_others(leader: int) -> bytes:
 
     Each is looked at before it is taken. Once the leader is met dead the run is over, and the rest can wait.
     """
-    others = theirs = 0
+    others, theirs = 0, 0.0
     try:
         for _ in range(10000):
             seen = waitid(P_ALL, 0, WEXITED | WNOHANG | WNOWAIT)
@@ -204,10 +210,10 @@ def reap_others(leader: int) -> bytes:
                 break
             _, _, usage = wait4(seen.si_pid, WNOHANG)
             others += 1
-            theirs += int((usage[0] + usage[1]) * 1000000)
+            theirs += (usage[0] + usage[1]) * 1000000
     except ChildProcessError:
         pass
-    return b"R" + (0xFFFFFFFF | others << 160 | theirs << 192 | 1 << 256).to_bytes(37, "little")
+    return b"R -1 0 0 %d %d 1 0" % (others, theirs)
 
 
 def children(pid: int) -> "list[int]":
@@ -275,24 +281,29 @@ def end_everything(scoped: bool) -> None:
         pause = min(pause * 1.1, 0.1)  # what does not die at once waits for a device
 
 
-def serve(go: int, birth: "Callable[[], int]", scoped: bool) -> "NoReturn":
-    """One message, one act, one answer, until the executor is gone."""
+def serve(go: int, kids: int, birth: "Callable[[], int]", scoped: bool) -> "NoReturn":
+    """One message, one act, one answer, until the executor is gone. The leader is who was born last."""
+    leader = 0
     while True:
         try:
-            message = read(go, 64)
+            message = read(go, 1)
         except OSError:
             message = b""
-        kind = message[:1]
-        if kind == b"a":
-            answer = reap(int.from_bytes(message[1:5], "little"), birth)
-        elif kind == b"f":
+        if message == b"a":
+            answer, born = reap(leader, kids, birth)
+            leader = born or leader
+        elif message == b"z":
+            answer, born = reap(0, kids, birth)
+            leader = born or leader
+        elif message == b"f":
             try:
-                answer = b"F" + birth().to_bytes(4, "little")
+                leader = birth()
+                answer = b"F %d" % leader
             except OSError as error:
                 answer = b"E" + str(error).encode()
-        elif kind == b"o":
-            answer = reap_others(int.from_bytes(message[1:5], "little"))
-        elif kind == b"k":
+        elif message == b"o":
+            answer = reap_others(leader)
+        elif message == b"k":
             answer = kill_all(scoped)
         else:
             end_everything(scoped)
@@ -303,11 +314,21 @@ def serve(go: int, birth: "Callable[[], int]", scoped: bool) -> "NoReturn":
             pass
 
 
+def own_children() -> int:
+    """The kernel's list of this thread's children, the only one there is; -1: it cannot be had."""
+    try:
+        return posix.open("/proc/thread-self/children", posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 def main() -> "NoReturn":
     """Make ready, then serve."""
     text = sys.argv[1]
     config = parse(text)
     scoped = is_scoped()
     go, ctl = own_descriptors()
-    birth = forker(config, go, ctl) if config["start_method"] == "forkserver" else spawner(config, text, ctl)
-    serve(go, birth, scoped)
+    kids = own_children()
+    forks = config["start_method"] == "forkserver"
+    birth = forker(config, (go, kids), ctl) if forks else spawner(config, text, ctl)
+    serve(go, kids, birth, scoped)

@@ -97,11 +97,21 @@ def _load(spec: ModuleSpec, loader: "Loader") -> None:
 class Roots:
     """Where the code of users is."""
 
+    __slots__ = (
+        "allowed",
+        "chains",
+        "executed",
+        "fresh",
+        "tasks",
+        "tools",
+    )  # on one page, which a run writes to anyway
+
     def __init__(self, tasks: str, tools: str, allowed: "tuple[str, ...]") -> None:
         self.tasks = tasks
         self.tools = tools
         self.allowed = allowed
         self.chains: dict[str, tuple[Armed, ...]] = {}  # armed modules with their parents, outermost first
+        self.executed = 0  # modules that this process took as armed
         self.fresh = ""  # the target's module: compiled anew wherever it is
 
     def hook(self, path: str) -> "FileFinder":

@@ -3,9 +3,7 @@
 //! `docs/design/frames.md` is the protocol; `tests/fixtures/frames/` are its golden files, read by
 //! the Rust and the Python tests alike. Must not touch descriptors.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::job::Target;
@@ -13,8 +11,8 @@ use crate::outcome::{RunEvent, Success};
 
 /// The longest frame taken from a run.
 pub const FRAME_MAX: usize = 1 << 20;
-/// The longest request sent inside the message itself.
-pub const INLINE_MAX: usize = 64 << 10;
+/// The longest request sent as the message itself: a run has room for so much, and pays for it.
+pub const INLINE_MAX: usize = 4 << 10;
 
 /// A request to a run, before it is encoded.
 #[derive(Debug)]
@@ -27,36 +25,14 @@ pub struct Request<'a> {
     pub run_id: Option<&'a str>,
     /// The experiment.
     pub experiment_id: Option<&'a str>,
-    /// `call` or `check`.
-    pub action: &'static str,
+    /// Where its temporary files go.
+    pub tmp: &'a str,
+    /// Describe the target instead of calling it.
+    pub check: bool,
     /// What to load.
     pub target: &'a Target,
     /// A JSON object.
     pub parameters: &'a RawValue,
-    /// Set in the run's environment.
-    pub env: BTreeMap<&'static str, String>,
-    /// A memory limit is in force.
-    pub memory_limited: bool,
-}
-
-#[derive(Serialize)]
-struct Wire<'a> {
-    job_id: &'a str,
-    attempt: u32,
-    run_id: Option<&'a str>,
-    experiment_id: Option<&'a str>,
-    action: &'static str,
-    target: WireTarget<'a>,
-    parameters: &'a RawValue,
-    env: &'a BTreeMap<&'static str, String>,
-    memory_limited: bool,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WireTarget<'a> {
-    Tool { tool: &'a str },
-    Callable { module: &'a str, class: Option<&'a str>, function: &'a str },
 }
 
 /// What travels: the message itself, and what goes into a sealed memfd beside it.
@@ -74,30 +50,31 @@ impl Request<'_> {
     /// # Errors
     /// None in practice: all keys are text. The encoder's error is passed on.
     pub fn encode(&self, pid: u32) -> Result<Message, serde_json::Error> {
-        let target = match self.target {
-            Target::Tool(tool) => WireTarget::Tool { tool },
+        let (name, class, function) = match self.target {
+            Target::Tool(tool) => (tool, None, None),
             Target::Callable { module, class, function } => {
-                WireTarget::Callable { module, class: class.as_deref(), function }
+                (module, class.as_deref(), Some(function))
             }
         };
-        let json = serde_json::to_vec(&Wire {
-            job_id: self.job_id,
-            attempt: self.attempt,
-            run_id: self.run_id,
-            experiment_id: self.experiment_id,
-            action: self.action,
-            target,
-            parameters: self.parameters,
-            env: &self.env,
-            memory_limited: self.memory_limited,
-        })?;
-        let inline = json.len() <= INLINE_MAX;
-        let mut datagram = vec![if inline { b'J' } else { b'M' }];
-        datagram.extend_from_slice(&pid.to_le_bytes());
-        if inline {
-            datagram.extend_from_slice(&json);
+        let json = serde_json::to_vec(&(
+            pid,
+            self.job_id,
+            self.attempt,
+            self.run_id,
+            self.experiment_id,
+            self.tmp,
+            self.check,
+            name,
+            class,
+            function,
+            self.parameters,
+        ))?;
+        if json.len() <= INLINE_MAX {
+            return Ok(Message { datagram: json, attached: None });
         }
-        Ok(Message { datagram, attached: (!inline).then_some(json) })
+        let mut datagram = vec![b'M'];
+        datagram.extend_from_slice(&pid.to_le_bytes());
+        Ok(Message { datagram, attached: Some(json) })
     }
 }
 

@@ -7,7 +7,7 @@ fn raw(text: &str) -> Box<RawValue> {
 }
 
 #[test]
-fn a_request_names_its_pid_and_carries_the_object() {
+fn a_request_is_one_array_that_begins_with_its_pid() {
     let target = Target::Callable { module: "tasks.a".into(), class: None, function: "run".into() };
     let parameters = raw(r#"{"x":1}"#);
     let request = Request {
@@ -15,20 +15,14 @@ fn a_request_names_its_pid_and_carries_the_object() {
         attempt: 2,
         run_id: None,
         experiment_id: None,
-        action: "call",
+        tmp: "/tmp/1",
+        check: false,
         target: &target,
         parameters: &parameters,
-        env: BTreeMap::new(),
-        memory_limited: false,
     };
-    let message = request.encode(0x0102_0304).unwrap();
-    assert_eq!(&message.datagram[..5], b"J\x04\x03\x02\x01");
-    let json: serde_json::Value = serde_json::from_slice(&message.datagram[5..]).unwrap();
-    assert_eq!(
-        json["target"],
-        serde_json::json!({"module": "tasks.a", "class": null, "function": "run"})
-    );
-    assert_eq!(json["parameters"]["x"], 1);
+    let message = request.encode(77).unwrap();
+    let want = r#"[77,"j",2,null,null,"/tmp/1",false,"tasks.a",null,"run",{"x":1}]"#;
+    assert_eq!(message.datagram, want.as_bytes());
     assert!(message.attached.is_none());
 }
 
@@ -41,11 +35,10 @@ fn a_long_request_is_attached() {
         attempt: 1,
         run_id: None,
         experiment_id: None,
-        action: "call",
+        tmp: "/tmp/1",
+        check: false,
         target: &target,
         parameters: &parameters,
-        env: BTreeMap::new(),
-        memory_limited: true,
     };
     let message = request.encode(7).unwrap();
     assert_eq!(message.datagram, b"M\x07\x00\x00\x00");
@@ -124,41 +117,27 @@ fn golden_frames_are_understood() {
 fn golden_requests_are_what_we_send() {
     for (name, line) in golden("request-") {
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let text = |key: &str| json[key].as_str();
-        let of_target = |key: &str| json["target"][key].as_str().map(str::to_owned);
-        let target = match of_target("tool") {
-            Some(tool) => Target::Tool(tool),
-            None => Target::Callable {
-                module: of_target("module").unwrap(),
-                class: of_target("class"),
-                function: of_target("function").unwrap(),
-            },
+        let text = |at: usize| json[at].as_str();
+        let owned = |at: usize| text(at).map(str::to_owned);
+        let target = match owned(9) {
+            None => Target::Tool(owned(7).unwrap()),
+            Some(function) => {
+                Target::Callable { module: owned(7).unwrap(), class: owned(8), function }
+            }
         };
-        let parameters = raw(&json["parameters"].to_string());
-        let known = [
-            "EXECUTOR_ATTEMPT",
-            "EXECUTOR_EXPERIMENT_ID",
-            "EXECUTOR_JOB_ID",
-            "EXECUTOR_RUN_ID",
-            "TMPDIR",
-        ];
-        let env = known
-            .into_iter()
-            .filter_map(|k| Some((k, json["env"][k].as_str()?.to_owned())))
-            .collect();
+        let parameters = raw(&json[10].to_string());
         let request = Request {
-            job_id: text("job_id").unwrap(),
-            attempt: json["attempt"].as_u64().unwrap().try_into().unwrap(),
-            run_id: text("run_id"),
-            experiment_id: text("experiment_id"),
-            action: if text("action") == Some("call") { "call" } else { "check" },
+            job_id: text(1).unwrap(),
+            attempt: json[2].as_u64().unwrap().try_into().unwrap(),
+            run_id: text(3),
+            experiment_id: text(4),
+            tmp: text(5).unwrap(),
+            check: json[6].as_bool().unwrap(),
             target: &target,
             parameters: &parameters,
-            env,
-            memory_limited: json["memory_limited"].as_bool().unwrap(),
         };
-        let sent = request.encode(1).unwrap().datagram;
-        let sent: serde_json::Value = serde_json::from_slice(&sent[5..]).unwrap();
+        let sent = request.encode(json[0].as_u64().unwrap().try_into().unwrap()).unwrap().datagram;
+        let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
         assert_eq!(sent, json, "{name}");
     }
 }

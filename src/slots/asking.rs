@@ -1,7 +1,5 @@
 //! What a run is asked, and what it already has when it is.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use super::slot::{Process, Slot};
@@ -26,30 +24,15 @@ pub(super) fn baseline(setup: &Setup, slot: &Slot, process: &Process) -> Baselin
 }
 
 /// The request of one run.
-pub(super) fn request<'r>(run: &'r Run, tmp: &Path, memory_limited: bool) -> Request<'r> {
-    let mut env = BTreeMap::from([
-        ("EXECUTOR_JOB_ID", run.job_id.to_string()),
-        ("EXECUTOR_ATTEMPT", run.attempt.to_string()),
-        ("TMPDIR", tmp.to_string_lossy().into_owned()),
-    ]);
-    if let Some(id) = &run.run_id {
-        env.insert("EXECUTOR_RUN_ID", id.clone());
-    }
-    if let Some(id) = &run.experiment_id {
-        env.insert("EXECUTOR_EXPERIMENT_ID", id.clone());
-    }
+pub(super) fn request<'r>(run: &'r Run, tmp: &'r str) -> Request<'r> {
     Request {
         job_id: run.job_id.as_str(),
         attempt: run.attempt,
         run_id: run.run_id.as_deref(),
         experiment_id: run.experiment_id.as_deref(),
-        action: match run.action {
-            Action::Call => "call",
-            Action::Check => "check",
-        },
+        tmp,
+        check: run.action == Action::Check,
         target: &run.target,
         parameters: &run.parameters,
-        env,
-        memory_limited,
     }
 }

@@ -126,8 +126,7 @@ impl<'a> Attempt<'a> {
     ) -> io::Result<(Self, Handle)> {
         let Channels { frames, stdout, stderr, dump, theirs } = channels;
         let options = &setup.options;
-        let message = request(run, tmp, options.limits.memory_bytes.is_some())
-            .encode(process.pid.unsigned_abs())?;
+        let message = request(run, &tmp.to_string_lossy()).encode(process.pid.unsigned_abs())?;
         let attached = message
             .attached
             .map(|json| spawn::memory(c"executor-request", Some(&json)))
@@ -265,7 +264,7 @@ impl<'a> Attempt<'a> {
     }
 
     async fn reap_others(&mut self) {
-        if let Ok((others, theirs)) = self.slot.reap_others(self.process.pid).await {
+        if let Ok((others, theirs)) = self.slot.reap_others().await {
             self.watch.reaped(others, theirs);
         }
     }

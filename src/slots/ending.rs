@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::reaped::Reaped;
-use super::slot::{Process, Slot};
+use super::slot::{Process, Slot, Whom};
 use super::{proc, tree};
 use crate::outcome::Exit;
 
@@ -117,15 +117,15 @@ async fn sweep(
     if slot.children.any_beside(process.pid) && !kill_at_once(slot, killed).await {
         pass(slot, killed).await;
     }
-    let mut leader = slot.reap(process.pid).await.ok()?;
+    let mut leader = slot.reap(Whom::All).await.ok()?;
     // Its word is the kernel's; and once the next run is born, nothing under it may be killed any more.
     let (mut left, mut theirs) = (leader.left, leader.theirs);
     while left && begun.elapsed() < SWEEP_PATIENCE {
         pass(slot, killed).await;
         // While a process that is being killed traces the leader, it is not the slot's to reap.
         let unseen = leader.status.is_none();
-        let who = if unseen { process.pid } else { 0 };
-        let more = slot.reap(who).await.ok()?;
+        let whom = if unseen { Whom::All } else { Whom::Others };
+        let more = slot.reap(whom).await.ok()?;
         theirs += more.theirs;
         (left, leader.born) = (more.left, more.born);
         if unseen {

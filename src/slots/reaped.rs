@@ -22,18 +22,20 @@ pub(super) struct Reaped {
 }
 
 pub(super) fn parse_reaped(answer: &[u8]) -> Option<Reaped> {
-    let bytes = answer.strip_prefix(b"R")?;
-    let u32_at = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-    let u64_at = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-    Some(Reaped {
-        status: u32_at(0).filter(|status| *status != u32::MAX).map(u32::cast_signed),
-        used: Duration::from_micros(u64_at(4)?),
-        peak: u64_at(12)?.saturating_mul(1024),
-        others: u32_at(20)?,
-        theirs: Duration::from_micros(u64_at(24)?),
-        left: *bytes.get(32)? == 1,
-        born: Some(u32_at(33)?.cast_signed()).filter(|pid| *pid > 0),
-    })
+    let text = std::str::from_utf8(answer.strip_prefix(b"R ")?).ok()?;
+    let mut words = text.split(' ');
+    let status: i32 = words.next()?.parse().ok()?;
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let reaped = Reaped {
+        status: Some(status).filter(|status| *status >= 0),
+        used: Duration::from_micros(number()?),
+        peak: number()?.saturating_mul(1024),
+        others: number()?.try_into().ok()?,
+        theirs: Duration::from_micros(number()?),
+        left: number()? == 1,
+        born: Some(number()?.try_into().ok()?).filter(|pid| *pid > 0),
+    };
+    words.next().is_none().then_some(reaped)
 }
 
 #[cfg(test)]
@@ -42,14 +44,6 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_whole_or_not_at_all() {
-        let mut answer = b"R".to_vec();
-        answer.extend_from_slice(&9u32.to_le_bytes());
-        answer.extend_from_slice(&1500u64.to_le_bytes());
-        answer.extend_from_slice(&4u64.to_le_bytes());
-        answer.extend_from_slice(&2u32.to_le_bytes());
-        answer.extend_from_slice(&7u64.to_le_bytes());
-        answer.push(1);
-        answer.extend_from_slice(&77u32.to_le_bytes());
         let want = Reaped {
             status: Some(9),
             used: Duration::from_micros(1500),
@@ -59,7 +53,13 @@ mod tests {
             left: true,
             born: Some(77),
         };
-        assert_eq!(parse_reaped(&answer), Some(want));
-        assert_eq!(parse_reaped(&answer[..answer.len() - 1]), None);
+        assert_eq!(parse_reaped(b"R 9 1500 4 2 7 1 77"), Some(want));
+        let want = Reaped { status: None, born: None, ..want };
+        assert_eq!(parse_reaped(b"R -1 1500 4 2 7 1 0"), Some(want));
+        for broken in
+            ["R 9 1500 4 2 7 1", "R 9 1500 4 2 7 1 77 1", "R 9 -1 4 2 7 1 77", "R ", "E no"]
+        {
+            assert_eq!(parse_reaped(broken.as_bytes()), None, "{broken}");
+        }
     }
 }

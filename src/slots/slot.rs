@@ -51,6 +51,15 @@ pub(super) enum SlotError {
     System(#[from] io::Error),
 }
 
+/// Which zombies a slot is to reap.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whom {
+    /// The leader, which is who was born last, and all others.
+    All,
+    /// The leader has been reaped.
+    Others,
+}
+
 /// A run's process, parked or at work.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -188,9 +197,10 @@ impl Slot {
         let patience = if is_new { FIRST_PATIENCE } else { PATIENCE };
         let answer = self.order(b"f", patience).await?;
         let pid = match answer.split_first() {
-            Some((b'F', pid)) => {
-                pid.try_into().map(i32::from_le_bytes).map_err(|_| SlotError::Silent)?
-            }
+            Some((b'F', pid)) => std::str::from_utf8(pid)
+                .ok()
+                .and_then(|pid| pid.trim_start().parse().ok())
+                .ok_or(SlotError::Silent)?,
             Some((b'E', why)) => {
                 return Err(SlotError::Refused(String::from_utf8_lossy(why).into_owned()));
             }
@@ -250,21 +260,21 @@ impl Slot {
         self.generation < spare.generation || self.is_worn()
     }
 
-    /// Reaps `leader` (0: none) and every other zombie; then, if nothing is left, the next run is born.
-    pub(super) async fn reap(&self, leader: i32) -> Result<Reaped, SlotError> {
-        let mut message = vec![b'a'];
-        message.extend_from_slice(&leader.to_le_bytes());
-        parse_reaped(&self.order(&message, PATIENCE).await?).ok_or(SlotError::Silent)
+    /// Reaps these; then, if nothing is left, the next run is born.
+    pub(super) async fn reap(&self, whom: Whom) -> Result<Reaped, SlotError> {
+        let order: &[u8] = match whom {
+            Whom::All => b"a",
+            Whom::Others => b"z",
+        };
+        parse_reaped(&self.order(order, PATIENCE).await?).ok_or(SlotError::Silent)
     }
 
-    /// Reaps every zombie but `leader` while its run goes on; their number and time.
-    pub(super) async fn reap_others(&self, leader: i32) -> Result<(u32, Duration), SlotError> {
+    /// Reaps every zombie but the leader while its run goes on; their number and time.
+    pub(super) async fn reap_others(&self) -> Result<(u32, Duration), SlotError> {
         if self.owes() {
             return Err(SlotError::Silent);
         }
-        let mut message = vec![b'o'];
-        message.extend_from_slice(&leader.to_le_bytes());
-        let answer = self.order(&message, SHORT_PATIENCE).await?;
+        let answer = self.order(b"o", SHORT_PATIENCE).await?;
         let reaped = parse_reaped(&answer).ok_or(SlotError::Silent)?;
         Ok((reaped.others, reaped.theirs))
     }
@@ -288,7 +298,7 @@ impl Slot {
             if parked.is_alive() {
                 return Ok(parked);
             }
-            if let Some(pid) = self.reap(parked.pid).await?.born {
+            if let Some(pid) = self.reap(Whom::All).await?.born {
                 return self.adopt(pid);
             }
         }

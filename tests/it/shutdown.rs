@@ -30,6 +30,11 @@ fn a_short_run_finishes_and_nothing_more_is_taken() {
         let all = descendants(bench.executor.pid());
         bench.executor.signal(signal);
         bench.executor.line("draining", |line| has(line, "event", "draining"));
+        // The look at the queue that was on its way has been called back.
+        eventually("nobody to wait for jobs", || {
+            let clients = bench.redis.run::<String>(&["INFO", "clients"]);
+            clients.contains("blocked_clients:0\r").then_some(())
+        });
         bench.push("late", "tasks.good:noop", json!({}), json!({}));
         let (status, body) = bench.executor.get("/healthz");
         assert_eq!(status, 503, "{body}");

@@ -141,34 +141,22 @@ class Live:
         self.dump = None
 
     def send(self, target, parameters=None, *, action="call", pid=None, memfd=False, **more):
-        if isinstance(target, str):
-            target = {"tool": target} if ":" not in target else callable_target(target)
-        request = {
-            "job_id": "job-1",
-            "attempt": 1,
-            "run_id": None,
-            "experiment_id": None,
-            "action": action,
-            "target": target,
-            "parameters": parameters or {},
-            "env": {"EXECUTOR_JOB_ID": "job-1"},
-            "memory_limited": False,
-            "something_new": 1,
-        }
-        request.update(more)
-        self.send_raw(b"M" if memfd else b"J", json.dumps(request).encode(), pid)
+        name, cls, function = (target, None, None) if ":" not in target else callable_target(target)
+        known = {"job_id": "job-1", "attempt": 1, "run_id": None, "experiment_id": None, "tmpdir": "/tmp"}
+        assert more.keys() <= known.keys()
+        start = [pid or self.pid, *{**known, **more}.values()]
+        request = json.dumps([*start, action == "check", name, cls, function, parameters or {}]).encode()
+        self.send_raw(b"M" if memfd or len(request) > 4096 else b"[", request, pid)
 
     def send_raw(self, kind, body, pid=None):
         ends = {name: os.pipe() for name in ("frames", "stdout", "stderr")}
         dump = os.memfd_create("dump")
         given = [*(write for _, write in ends.values()), dump]
-        message = kind + (pid or self.pid).to_bytes(4, "little")
+        message = body if kind == b"[" else kind + (pid or self.pid).to_bytes(4, "little")
         if kind == b"M":
             memory = os.memfd_create("request", os.MFD_ALLOW_SEALING)
             os.write(memory, body)
             given.append(memory)
-        else:
-            message += body
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))
         self.ctl.sendmsg([message], [rights])
         for descriptor in given:
@@ -227,7 +215,7 @@ class Live:
 def callable_target(text):
     module, _, rest = text.partition(":")
     cls, _, function = rest.rpartition(".")
-    return {"module": module, "class": cls or None, "function": function}
+    return module, cls or None, function
 
 
 def write(path: Path, source: str) -> Path:

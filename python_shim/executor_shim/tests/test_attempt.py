@@ -54,12 +54,16 @@ def test_a_closed_socket_is_a_quiet_end(runs):
 
 
 def test_an_unreadable_request(runs):
+    for body in (b"[", b"[]", b"[%d]", b"[%d,\xff]", b"[x"):
+        live = runs.start()
+        live.send_raw(b"[", body % live.pid if b"%" in body else body)
+        assert live.wait().code == 96, body
     for body in (b"{", b"[]", b"{}", b"\xff", b""):
         live = runs.start()
-        live.send_raw(b"J", body)
+        live.send_raw(b"M", body)
         assert live.wait().code == 96, body
     live = runs.start()
-    live.send_raw(b"X", b"{}")
+    live.send_raw(b"X", b"")
     assert live.wait().code == 96
 
 
@@ -387,12 +391,12 @@ def test_check_of_methods(runs):
 
 def test_requests_that_lack_something(forked):
     for body in (
-        b'{"job_id":"j","attempt":1,"target":{"tool":"x"},"env":{}}',
-        b'{"job_id":"j","attempt":1,"target":"x","parameters":{},"env":{}}',
-        b'{"job_id":"j","attempt":1,"target":{"tool":"x"},"parameters":[],"env":{}}',
+        b'[%d,"j",1,null,null,"/tmp",false,"x",null,null]',
+        b'[%d,"j",1,null,null,null,false,"x",null,null,{}]',
+        b'[%d,null,1,null,null,"/tmp",false,"x",null,null,{}]',
     ):
         live = forked.start()
-        live.send_raw(b"J", body)
+        live.send_raw(b"[", body % live.pid)
         ended = live.wait()
         assert (ended.code, ended.frames) == (96, [])
         assert b"executor_shim: UnreadableError" in ended.stderr

@@ -54,19 +54,26 @@ def test_golden_requests_are_understood(path, forked):
     forked.task("tasks/f5portalupdate/main.py", SOURCE)
     forked.task("tasks/reports/daily.py", "class Report:\n    def build(self, **given): return given\n")
     forked.tool("example_tool", SOURCE)
-    live = forked.start()
-    live.send_raw(b"J", path.read_bytes().strip())
     request = json.loads(path.read_text(encoding="utf-8"))
+    _, job_id, attempt, run_id, experiment_id, tmpdir, check, _, cls, _, given = request
+    live = forked.start()
+    live.send_raw(b"[", json.dumps([live.pid, *request[1:]]).encode())
     value = live.wait().value
-    if request["action"] == "check":
+    if check:
         assert value["callable"] == "example_tool.run"
-    elif "class" in request["target"] and request["target"]["class"]:
-        assert value == request["parameters"]
+    elif cls:
+        assert value == given
     else:
+        of_experiment = {"EXECUTOR_RUN_ID": run_id, "EXECUTOR_EXPERIMENT_ID": experiment_id} if run_id else {}
         assert value == {
-            "given": request["parameters"],
-            "context": [request[key] for key in ("job_id", "attempt", "run_id", "experiment_id")],
-            "env": {key: request["env"][key] for key in request["env"]},
+            "given": given,
+            "context": [job_id, attempt, run_id, experiment_id],
+            "env": {
+                "EXECUTOR_JOB_ID": job_id,
+                "EXECUTOR_ATTEMPT": str(attempt),
+                "TMPDIR": tmpdir,
+                **of_experiment,
+            },
         }
 
 
@@ -101,7 +108,7 @@ def channel():
         return [json.loads(line) for line in received[0].splitlines()]
 
     one = frames.Channel()
-    one.open(write)
+    one.open(write, os.getpid())
     one.ended = ended  # type: ignore[attr-defined]
     yield one
     if reader.is_alive():

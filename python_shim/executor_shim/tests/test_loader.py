@@ -205,7 +205,7 @@ def test_tool_names_keep_their_rule(forked, name):
     write(forked.base / "x.py", "print('ran')\ndef run(): return 1\n")
     write(forked.tools / "a" / "b.py", "print('ran')\ndef run(): return 1\n")
     write(forked.tools / "_x.py", "print('ran')\ndef run(): return 1\n")
-    ended = forked.call({"tool": name})
+    ended = forked.call(name)
     assert (ended.result["error_type"], ended.stdout) == ("ModuleNotAllowedError", b"")
 
 

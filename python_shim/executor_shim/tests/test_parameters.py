@@ -123,8 +123,8 @@ def test_a_type_error_of_the_callables_own_is_raised(forked):
 def test_very_long_integers_are_valid_parameters_and_results(forked):
     forked.tool("probe", "def run(n: int):\n    return [n % 10, str(n // 10**4995), n * 0 + 10**5000][: 2 + (n > 0)]\n")
     live = forked.start()
-    head = '{"job_id":"j","attempt":1,"action":"call","target":{"tool":"probe"},"env":{},"parameters":{"n":'
-    live.send_raw(b"J", (head + "9" * 5000 + "}}").encode())
+    head = f'[{live.pid},"j",1,null,null,"/tmp",false,"probe",null,null,{{"n":'
+    live.send_raw(b"M", (head + "9" * 5000 + "}]").encode())
     live.process.wait(30)
     live.finish_reading()
     assert live.output("frames").startswith(b'{"t":"items","count":3}\n{"t":"result","ok":true,"value":[9,"99999",1000')
