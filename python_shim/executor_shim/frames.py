@@ -58,6 +58,19 @@ def succeeded(value: str, size: int, truncated: bool) -> str:
     return f'{{"t":"result","ok":true,"value":{value},"bytes":{size},"truncated":{"true" if truncated else "false"}}}\n'
 
 
+def of_result(value: "Any", limit: int) -> str:
+    """The last frame of a success with this result; of more than `limit` bytes it is a summary. Raises `NoJsonForm`."""
+    try:
+        text = "".join(values.encode_result(value, 0))
+        size = len(text)
+        shallow = size <= values.MAX_DEPTH or text.count("[") + text.count("{") <= values.MAX_DEPTH
+        if shallow and size <= limit and text.isascii():
+            return f'{{"t":"result","ok":true,"value":{text},"bytes":{size},"truncated":false}}\n'
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        pass  # `fitting` finds what is wrong
+    return succeeded(*values.fitting(value, "result", limit))
+
+
 def failed(
     kind: str, error_type: str, error: str, traceback: str, *, partial: str = "null", transient: bool = False
 ) -> str:

@@ -104,8 +104,8 @@ def ordinary(
         return None
     if given:
         annotations = found.__annotations__
-        for key, value in given.items():
-            if key not in takes or (key in annotations and annotations[key] is not type(value)):
+        for key in given:  # without `items()`: a method is a page
+            if key not in takes or (key in annotations and annotations[key] is not type(given[key])):
                 return None
     return found  # type: ignore[return-value]
 

@@ -27,6 +27,7 @@ import executor_shim
 from . import endings, failures, frames, loader, messages, parameters, preload, values  # as modules: the rare
 from .endings import finish
 from .errors import Unfit
+from .frames import of_result
 from .loader import ordinary
 from .messages import (
     ANCILLARY,
@@ -38,7 +39,7 @@ from .messages import (
     SOL_SOCKET,
     UnreadableError,
 )
-from .values import NoJsonForm, fitting, scan
+from .values import NoJsonForm, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def _serve(request: "list[Any]", descriptor: int, roots: "Roots", modules: "dict
         if type(result) not in _SETTLED:
             result = endings.settled(result, _channel)
         try:
-            frame = _NOTHING if result is None else frames.succeeded(*fitting(result, "result", _result_limit))
+            frame = _NOTHING if result is None else of_result(result, _result_limit)
         except NoJsonForm as error:
             raise Unfit("ResultNotSerializableError", str(error)) from None
     except SystemExit as error:

@@ -265,3 +265,6 @@ except Exception:
     _fit = False
 if not _fit:
     scan, make_encoder = _with_json()
+# For the one value that is a run's result: made ahead, for each argument is a page that a run would pay for. After a
+# failure its marks are no longer empty; `text_of` has its own.
+encode_result = make_encoder({}, _form, encode_string, None, ":", ",", False, False, False)

@@ -164,9 +164,13 @@ impl Writer {
         true
     }
 
-    /// Under a backlog (all slots at work, jobs waiting) a commit so soon after the last one waits for company: it
-    /// costs as much for one job as for several.
+    /// Under a backlog (all slots at work, jobs waiting) a commit so soon after the last one waits for company, which
+    /// costs as much for one job as for several: until half of the slots wait for it, and the cores might run dry.
     fn breath(&self) -> Option<Duration> {
+        let ended = self.pending.iter().filter(|verb| matches!(verb, Verb::Finish(..))).count();
+        if 2 * ended >= self.slots as usize {
+            return None;
+        }
         let backlog = self.demand == 0 && self.shared.waiting.load(Ordering::Relaxed) > 0;
         let breath = (BREATH * self.slots.saturating_sub(2)).min(LONGEST_BREATH);
         backlog.then(|| breath.checked_sub(self.begun.elapsed())).flatten()
