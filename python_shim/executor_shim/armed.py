@@ -34,10 +34,14 @@ if TYPE_CHECKING:
 
     from .sources import Roots
 
+    # The number of its roots, its name, path and root, its parent's name, its source and code.
+    Compiled = tuple[int, str, str, str, str, bytes, CodeType]
+
 # A slot starts the later the more it compiles (some 1 µs a byte), and every slot does.
 _MOST = 100  # files
 _LONGEST = 32 * 1024  # bytes of one
 _ALL = 256 * 1024  # bytes of all
+_PACKAGES = 200  # looked through: links may lead in circles
 
 
 _READ = O_RDONLY | O_CLOEXEC
@@ -133,22 +137,19 @@ def load(chain: "tuple[Armed, ...]") -> "int | None":
 
 def arm(all_roots: "tuple[Roots, ...]", tools_package: str) -> None:
     """Make ready what there is room for under the roots. No fault is an error here: its run will tell."""
-    ahead.update(_compiled_aside(all_roots, tools_package))
-    for roots in all_roots:
-        for name, path, root, parent in _found(roots, tools_package):
-            above = roots.chains.get(parent) if parent else ()
-            if path not in ahead or above is None:
-                continue
-            try:
-                if inside(path, root) and all(map(is_name, name.split("."))):
-                    one = Armed(name, path, *ahead[path], above[-1] if above else None)
-                    roots.chains[name] = (*above, one)
-            except OSError:
-                continue  # it is gone again
+    for number, name, path, root, parent, data, code in _compiled_aside(all_roots, tools_package):
+        ahead[path] = data, code
+        roots = all_roots[number]
+        above = roots.chains.get(parent) if parent else ()
+        try:
+            if above is not None and inside(path, root) and all(map(is_name, name.split("."))):
+                roots.chains[name] = (*above, Armed(name, path, data, code, above[-1] if above else None))
+        except OSError:
+            continue  # it is gone again
 
 
-def _compiled_aside(all_roots: "tuple[Roots, ...]", tools_package: str) -> "dict[str, tuple[bytes, CodeType]]":
-    """Path → source and code of what can be compiled, as a fork found it.
+def _compiled_aside(all_roots: "tuple[Roots, ...]", tools_package: str) -> "list[Compiled]":
+    """What can be compiled under the roots, found and compiled by a fork.
 
     Compiling leaves its process with twice the memory, and every run would pay for each page of it.
     """
@@ -170,23 +171,23 @@ def _compiled_aside(all_roots: "tuple[Roots, ...]", tools_package: str) -> "dict
     try:
         return marshal.loads(b"".join(pieces))  # type: ignore[no-any-return]
     except (EOFError, ValueError, TypeError):
-        return {}  # it did not come to its end: nothing is armed, and all runs as well
+        return []  # it did not come to its end: nothing is armed, and all runs as well
 
 
-def _compiled(all_roots: "tuple[Roots, ...]", tools_package: str) -> "dict[str, tuple[bytes, CodeType]]":
+def _compiled(all_roots: "tuple[Roots, ...]", tools_package: str) -> "list[Compiled]":
     import warnings
 
     warnings.simplefilter("error")  # a source that warns is left to its run, which shows the warning
-    made: dict[str, tuple[bytes, CodeType]] = {}
+    made: list[Compiled] = []
     room = _ALL
-    for roots in all_roots:
-        for _, path, _, _ in _found(roots, tools_package):
+    for number, roots in enumerate(all_roots):
+        for name, path, root, parent in _found(roots, tools_package):
             if len(made) >= _MOST:
                 return made
             try:
                 if is_file(path) and stat(path).st_size <= min(_LONGEST, room):
                     data = read_whole(path)
-                    made[path] = data, compiled(data, path)
+                    made.append((number, name, path, root, parent, data, compiled(data, path)))
                     room -= len(data)
             except Exception:
                 continue
@@ -205,14 +206,17 @@ def _found(roots: "Roots", tools_package: str) -> "Iterator[tuple[str, str, str,
             packages.append((name, path, ""))
         else:
             yield name, f"{path}.py", roots.tasks, ""
-    while packages:
-        package, directory, parent = packages.pop()
+    for _ in range(_PACKAGES):
+        if not packages:
+            return
+        package, directory, parent = packages.pop(0)
         yield package, f"{directory}/__init__.py", roots.tasks, parent
         for module, path in _sources(directory):
             if module != "__init__":
                 yield f"{package}.{module}", path, roots.tasks, package
-        inner = [(f"{package}.{name}", f"{directory}/{name}") for name in _names(directory) if is_name(name)]
-        packages += [(name, path, package) for name, path in reversed(inner) if is_directory(path)]
+        for name in filter(is_name, _names(directory)):
+            if is_directory(f"{directory}/{name}"):
+                packages.append((f"{package}.{name}", f"{directory}/{name}", package))
 
 
 def _sources(directory: str) -> "list[tuple[str, str]]":

@@ -399,3 +399,11 @@ def test_roots_may_be_links_and_need_not_be_absolute(forked, tmp_path):
 def test_a_module_that_replaces_itself_is_refused(forked):
     forked.task("tasks/sly.py", "import sys, os\nsys.modules[__name__] = os\ndef run(): return 1\n")
     assert forked.call("tasks.sly:system").result["error_type"] == "ModuleNotAllowedError"
+
+
+def test_links_that_lead_in_circles_hold_nobody_up(forked):
+    forked.task("tasks/pkg/main.py", "def run():\n    return 'found'\n")
+    forked.task("tasks/pkg/__init__.py", "")
+    for name in ("one", "two"):  # each way through them has two more
+        (forked.tasks / "tasks" / "pkg" / name).symlink_to(forked.tasks / "tasks")
+    assert forked.call("tasks.pkg.main:run").value == "found"
