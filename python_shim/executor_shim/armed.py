@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _MOST = 100  # files
 _LONGEST = 32 * 1024  # bytes of one
 _ALL = 256 * 1024  # bytes of all
-_PACKAGES = 200  # looked through: links may lead in circles
+_PACKAGES = 200  # directories looked through, outer ones first: links may lead in circles
 
 
 _READ = O_RDONLY | O_CLOEXEC
@@ -153,25 +153,27 @@ def _compiled_aside(all_roots: "tuple[Roots, ...]", tools_package: str) -> "list
 
     Compiling leaves its process with twice the memory, and every run would pay for each page of it.
     """
-    ours, theirs = pipe()
-    pid = fork()
-    if not pid:
-        try:
-            made = marshal.dumps(_compiled(all_roots, tools_package))
-            while made:
-                made = made[write(theirs, made) :]
-        finally:
-            _exit(0)
-    close(theirs)
-    pieces = []
-    while piece := read(ours, 65536):
-        pieces.append(piece)
-    close(ours)
-    waitpid(pid, 0)
     try:
+        ours, theirs = pipe()
+        pid = fork()
+        if not pid:
+            try:
+                close(ours)  # or it would wait for ever to tell a slot that is gone
+                made = marshal.dumps(_compiled(all_roots, tools_package))
+                while made:
+                    made = made[write(theirs, made) :]
+            finally:
+                _exit(0)
+        close(theirs)
+        pieces = []
+        while piece := read(ours, 65536):
+            pieces.append(piece)
+        close(ours)
+        waitpid(pid, 0)
         return marshal.loads(b"".join(pieces))  # type: ignore[no-any-return]
-    except (EOFError, ValueError, TypeError):
-        return []  # it did not come to its end: nothing is armed, and all runs as well
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        sys.stderr.write(f"executor_shim: nothing is compiled ahead, runs do it: {type(error).__name__}: {error}\n")
+        return []
 
 
 def _compiled(all_roots: "tuple[Roots, ...]", tools_package: str) -> "list[Compiled]":

@@ -92,9 +92,9 @@ def _item_count(result: "Any") -> int | None:
 
 def finish(modules: "dict[str, ModuleType]") -> None:
     """Join threads, run `atexit` functions, flush: what plain Python does at its end. Never raises."""
-    if "threading" in modules:
+    if "threading" in modules and modules["threading"] is not None:  # forbidden, it is `None`
         _tolerantly(modules["threading"]._shutdown)
-    if "atexit" in modules:
+    if "atexit" in modules and modules["atexit"] is not None:
         _tolerantly(modules["atexit"]._run_exitfuncs)
     try:
         sys.stdout.flush()

@@ -67,8 +67,9 @@ def of_result(value: "Any", limit: int) -> str:
         if shallow and size <= limit and text.isascii():
             return f'{{"t":"result","ok":true,"value":{text},"bytes":{size},"truncated":false}}\n'
     except (TypeError, ValueError, RecursionError, OverflowError):
-        pass  # `fitting` finds what is wrong
-    return succeeded(*values.fitting(value, "result", limit))
+        pass  # found out below
+    text = ""  # one of them is enough
+    return succeeded(*values.fitting_closely(value, "result", limit))
 
 
 def failed(

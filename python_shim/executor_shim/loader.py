@@ -82,13 +82,13 @@ def ordinary(
     if cls is not None or path not in chains:
         return None
     one = chains[path][-1]
-    wanted = function or (name if name in one.functions else "run")
+    wanted = function if function is not None else name if name in one.functions else "run"
     if wanted not in one.functions:
         return None
     executed = load_armed(chains[path])
     if executed is None:
         return None
-    roots.executed = executed
+    roots.executed += executed
     names = one.names
     if sys.modules[path] is not one.module or wanted not in names:
         return None
@@ -97,13 +97,17 @@ def ordinary(
     if (
         type(found) is not _FUNCTION
         or found.__code__ is not code
+        or found.__module__ != one.name
         or found.__dict__  # perhaps a wrapper
         or (function is None and wanted != name and name in names)
         or len(given) != len(takes)
     ):
         return None
     if given:
-        annotations = found.__annotations__
+        try:
+            annotations = found.__annotations__
+        except Exception:  # evaluated only now, and it cannot be
+            return None
         for key in given:  # without `items()`: a method is a page
             if key not in takes or (key in annotations and annotations[key] is not type(given[key])):
                 return None
@@ -286,7 +290,7 @@ def _import_armed(roots: Roots, name: str) -> "ModuleType | None":
     executed = load_armed(chain) if chain else None
     if chain is None or executed is None:
         return None
-    roots.executed = executed
+    roots.executed += executed
     module = sys.modules[name]
     return module if module is chain[-1].module else _plain(module, name)
 

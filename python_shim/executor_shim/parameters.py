@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FUNCTION = type(lambda: None)
-_VARIADIC, _VARIADIC_NAMES = 0x0C, 0x08
+_VARIADIC_NAMES = 0x08
 _PLAIN = (int, float, str, bool, list, dict)
 _JSON_NAMES = {"NoneType": "null"}
 

@@ -346,7 +346,9 @@ def _serve(request: "list[Any]", descriptor: int, roots: "Roots", modules: "dict
             endings.say_exit(error)
             frame, raised = failures.frame_of(error), error
     except BaseException as error:
+        result = None  # perhaps it was too large for its text
         frame, raised = failures.frame_of(error), error
+    result = called = None  # what hangs on them ends here, and not after the frame
     if getpid() != run:
         endings.leave_forked_child(raised)
     raised = None  # and with it what the callable's stack still holds

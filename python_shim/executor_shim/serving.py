@@ -97,7 +97,8 @@ def forker(config: "dict[str, Any]", own: "tuple[int, int]", ctl: int) -> "Calla
         try:
             setsid()
             close(go)
-            close(kids)
+            if kids >= 0:
+                close(kids)
             sigmask(*unmask)
             leave(attend(requests))
         finally:
@@ -109,7 +110,7 @@ def forker(config: "dict[str, Any]", own: "tuple[int, int]", ctl: int) -> "Calla
 def end_with_executor(ctl: int) -> "Callable[[], None]":
     """While modules are loaded ahead nobody reads orders: look every 100 ms whether there is still anybody to give one.
 
-    Nothing has been born yet, so leaving is enough. Answers how to stop looking.
+    No run has been born yet, and a fork that compiles ends by itself: leaving is enough. Answers how to stop looking.
     """
     from _socket import socket
 

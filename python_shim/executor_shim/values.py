@@ -62,6 +62,12 @@ def fitting(value: "Any", name: str, limit: int) -> tuple[str, int, bool]:
             return text, len(text), False
     except (TypeError, ValueError, RecursionError, OverflowError):
         pass  # `text_of` finds what is wrong
+    text = ""
+    return fitting_closely(value, name, limit)
+
+
+def fitting_closely(value: "Any", name: str, limit: int) -> tuple[str, int, bool]:
+    """The same for a value that is known to be out of the ordinary."""
     text = text_of(value, name)
     size = len(text) if text.isascii() else len(text.encode())
     if size <= limit:

@@ -187,7 +187,7 @@ fn need<T>(field: Option<T>, name: &'static str) -> Result<T, FrameError> {
 /// Reads one frame, without its newline.
 ///
 /// # Errors
-/// [`FrameError`] for anything that is no frame of version 1.
+/// [`FrameError`] for anything that is no frame.
 pub fn decode(line: &[u8]) -> Result<Frame, FrameError> {
     let raw: Raw = serde_json::from_slice(line)?;
     Ok(match raw.t {

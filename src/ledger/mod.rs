@@ -6,6 +6,7 @@ mod accept;
 mod backup;
 mod check;
 mod claim;
+mod company;
 mod experiment;
 mod finish;
 mod invariants;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as tokio_mpsc;
 
+use super::company;
 use super::lock::Lock;
 use super::store::{Batch, Effects, Store};
 use super::trouble::{Reach, explain, reach};
@@ -18,10 +19,6 @@ use super::{Acknowledged, LedgerError, OutboxEntry, Shared};
 use crate::clock::{self, Timestamp};
 use crate::job::Claim;
 
-/// Between the beginnings of two commits under a backlog: so much for each slot beyond two, which wait meanwhile…
-const BREATH: Duration = Duration::from_micros(500);
-/// …and never more.
-const LONGEST_BREATH: Duration = Duration::from_millis(3);
 /// Most verbs in one commit: bounds how long the first of them waits.
 const BATCH: usize = 256;
 /// How long what Redis has acknowledged waits to be forgotten.
@@ -164,16 +161,11 @@ impl Writer {
         true
     }
 
-    /// Under a backlog (all slots at work, jobs waiting) a commit so soon after the last one waits for company, which
-    /// costs as much for one job as for several: until half of the slots wait for it, and the cores might run dry.
+    /// How long what is pending waits for company under a backlog: all slots at work, jobs waiting.
     fn breath(&self) -> Option<Duration> {
-        let ended = self.pending.iter().filter(|verb| matches!(verb, Verb::Finish(..))).count();
-        if 2 * ended >= self.slots as usize {
-            return None;
-        }
         let backlog = self.demand == 0 && self.shared.waiting.load(Ordering::Relaxed) > 0;
-        let breath = (BREATH * self.slots.saturating_sub(2)).min(LONGEST_BREATH);
-        backlog.then(|| breath.checked_sub(self.begun.elapsed())).flatten()
+        let ended = self.pending.iter().filter(|verb| matches!(verb, Verb::Finish(..))).count();
+        backlog.then(|| company::wait(self.slots, ended, self.begun.elapsed())).flatten()
     }
 
     /// All commits so far are on the disk, or the last of them never was confirmed.

@@ -1,6 +1,6 @@
 //! Our side of one slot: its process, its control socket, the run parked under it.
 //!
-//! The slot only forks and reaps (`slot.py`); this only asks it to. Deciding is `attempt.rs`'s.
+//! The slot only forks and reaps (`serving.py`); this only asks it to. Deciding is `attempt.rs`'s.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -120,7 +120,7 @@ impl Slot {
             .arg(setup.shim.join("executor_shim/slot.py"))
             .arg(setup.config(&recipe.names))
             .env_clear()
-            .env("LD_BIND_NOW", "1") // or every fork binds for itself; `slot.py` takes it out again
+            .env("LD_BIND_NOW", "1") // or every fork binds for itself; `serving.py` takes it out again
             .envs(&setup.options.environment);
         let born = spawn::slot(command)?;
         let pid = spawn::pid_of(&born.child);

@@ -573,3 +573,25 @@ async fn if_the_executor_is_killed_every_tree_is_gone_in_two_seconds() {
     std::fs::remove_dir_all(root).unwrap();
     bench.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_begins_with_little_more_memory_than_a_bare_interpreter() {
+    const OWN: &str = "open('/proc/self/status').read().split('RssAnon:')[1].split()[0]";
+    let bench = Bench::new(StartMethod::Forkserver, |options| {
+        // Much to compile, and little that comes of it.
+        let text = format!("x = {}1\n", "1 + ".repeat(40)).repeat(170);
+        for number in 0..8 {
+            std::fs::write(options.tools_path.join(format!("many{number}.py")), &text).unwrap();
+        }
+    })
+    .await;
+    let bare = std::process::Command::new(&bench.slots.interpreter().executable)
+        .args(["-I", "-S", "-X", "utf8", "-c", &format!("print({OWN})")])
+        .output()
+        .unwrap();
+    let bare: u64 = String::from_utf8(bare.stdout).unwrap().trim().parse().unwrap();
+    let run = bench.tool("own", &format!("def run():\n    return int({OWN})\n"));
+    let own: u64 = value(&bench.run(run).await).parse().unwrap();
+    assert!(own < bare + 1536, "{own} KB, bare {bare} KB");
+    bench.close().await;
+}

@@ -400,3 +400,27 @@ def test_requests_that_lack_something(forked):
         ended = live.wait()
         assert (ended.code, ended.frames) == (96, [])
         assert b"executor_shim: UnreadableError" in ended.stderr
+
+
+def test_a_result_ends_before_its_frame_is_sent(runs):
+    ended = runs.call_source("""
+        import executor_shim
+        class Result(dict):
+            def __del__(self):
+                executor_shim.emit("result_gone")
+                print("gone")
+        def run():
+            return Result(x=1)
+    """)
+    assert [frame["t"] for frame in ended.frames] == ["emit", "result"]
+    assert (ended.value, ended.stdout) == ({"x": 1}, b"gone\n")
+
+
+def test_modules_that_a_callable_forbids_do_not_spoil_the_end(runs):
+    ended = runs.call_source("""
+        import sys
+        def run():
+            sys.modules["threading"] = sys.modules["atexit"] = None
+            return 1
+    """)
+    assert (ended.value, ended.stderr) == (1, b"")

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 import venv
 
 import pytest
 
-from .support import write
+from .support import SHIM, write
 
 
 @pytest.fixture
@@ -407,3 +408,58 @@ def test_links_that_lead_in_circles_hold_nobody_up(forked):
     for name in ("one", "two"):  # each way through them has two more
         (forked.tasks / "tasks" / "pkg" / name).symlink_to(forked.tasks / "tasks")
     assert forked.call("tasks.pkg.main:run").value == "found"
+
+
+def test_a_function_that_says_it_comes_from_elsewhere_is_refused_however_it_is_called(runs):
+    runs.task("tasks/__init__.py", "")
+    runs.task("tasks/odd.py", "def run(a, b=1):\n    return a\nrun.__module__ = 'tasks'\n")
+    for given in ({"a": 1, "b": 2}, {"a": 1}):
+        assert runs.call("tasks.odd:run", given).result["error_type"] == "ModuleNotAllowedError"
+
+
+def test_what_a_closer_look_takes_is_no_news(forked):
+    forked.config["preload"] = {"learn": "stdlib", "names": []}
+    forked.task("tasks/plain.py", "def run(a, b=1):\n    return a\n")
+    ended = forked.call("tasks.plain:run", {"a": 1})
+    assert (ended.value, ended.kinds("imports")) == (1, [])
+
+
+ASIDE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from executor_shim import armed, sources
+real = os.fork
+def fork():
+    pid = real()
+    if pid:
+        print(pid, flush=True)
+    return pid
+armed.fork = fork
+armed.read = lambda *_: os.kill(os.getpid(), 9)
+armed.arm((sources.Roots(sys.argv[2], "", ("tasks",)),), "executor_tools")
+"""
+
+
+def test_what_compiles_for_a_slot_does_not_outlive_it(forked, tmp_path):
+    text = "def f(a, b):\n    return [a + b for _ in range(3)], {'x': a, 'y': b}\n" * 200
+    for number in range(10):  # more than a pipe holds
+        forked.task(f"tasks/many{number}.py", text)
+    command = [sys.executable, "-c", ASIDE, str(SHIM), str(forked.tasks)]
+    with (tmp_path / "said").open("w+") as said:
+        assert subprocess.run(command, stdout=said, check=False).returncode == -9
+        said.seek(0)
+        pid = int(said.read())
+    deadline = time.monotonic() + 20
+    while is_alive(pid):
+        if time.monotonic() > deadline:
+            os.kill(pid, 9)
+            pytest.fail("it waits to be heard")
+        time.sleep(0.01)
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
