@@ -3,7 +3,6 @@
 import inspect
 
 from . import parameters
-from .errors import Unfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,12 +15,7 @@ def description(found: "Found") -> "dict[str, Any]":
     """Name, signature and doc of the callable; raises `Unfit` if its class cannot be made without arguments."""
     function = found.function
     if found.cls is not None:
-        fault = parameters.zero_arguments_fault(found.cls)
-        if fault:
-            raise Unfit(
-                "ToolError",
-                f"{found.name}: {found.cls.__qualname__} cannot be made without arguments: {fault}",
-            )
+        parameters.check_instance(found.cls, found.name)
     return {
         "callable": found.name,
         "kind": found.kind,

@@ -69,7 +69,7 @@ def of_result(value: "Any", limit: int) -> str:
     except (TypeError, ValueError, RecursionError, OverflowError):
         pass  # found out below
     text = ""  # one of them is enough
-    return succeeded(*values.fitting_closely(value, "result", limit))
+    return succeeded(*values.fitting(value, "result", limit))
 
 
 def failed(

@@ -53,7 +53,14 @@ def check(function: "Any", parameters: "dict[str, Any]", name: str) -> None:
         raise Unfit("InvalidParametersError", f"{name}: {fault}")
 
 
-def zero_arguments_fault(cls: type) -> str | None:
+def check_instance(cls: type, name: str) -> None:
+    """Raise `Unfit` if no instance of `cls`, whose method `name` is wanted, can be made without arguments."""
+    fault = _zero_arguments_fault(cls)
+    if fault:
+        raise Unfit("ToolError", f"{name}: {cls.__qualname__} cannot be made without arguments: {fault}")
+
+
+def _zero_arguments_fault(cls: type) -> str | None:
     """Why an instance of `cls` cannot be made without arguments; `None` if it can."""
     abstract = getattr(cls, "__abstractmethods__", None)
     if abstract:

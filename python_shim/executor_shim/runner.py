@@ -367,12 +367,7 @@ def _closely(found: "loader.Found", check: bool, given: "dict[str, Any]") -> "An
 
         return describe.description(found)
     if found.cls is not None:
-        fault = parameters.zero_arguments_fault(found.cls)
-        if fault:
-            raise Unfit(
-                "ToolError",
-                f"{found.name}: {found.cls.__qualname__} cannot be made without arguments: {fault}",
-            )
+        parameters.check_instance(found.cls, found.name)
     function = found.bound()
     parameters.check(function, given, found.name)
     return function(**given)

@@ -97,14 +97,8 @@ def _load(spec: ModuleSpec, loader: "Loader") -> None:
 class Roots:
     """Where the code of users is."""
 
-    __slots__ = (
-        "allowed",
-        "chains",
-        "executed",
-        "fresh",
-        "tasks",
-        "tools",
-    )  # on one page, which a run writes to anyway
+    # Without a dictionary: on one page, which a run writes to anyway.
+    __slots__ = ("allowed", "chains", "executed", "fresh", "tasks", "tools")
 
     def __init__(self, tasks: str, tools: str, allowed: "tuple[str, ...]") -> None:
         self.tasks = tasks

@@ -56,18 +56,6 @@ def clean(text: str) -> str:
 
 def fitting(value: "Any", name: str, limit: int) -> tuple[str, int, bool]:
     """JSON text of at most `limit` bytes; the size of the full text; whether it is only a summary."""
-    try:
-        text = "".join(make_encoder({}, _form, encode_string, None, ":", ",", False, False, False)(value, 0))
-        if text.isascii() and text.count("[") + text.count("{") <= MAX_DEPTH and len(text) <= limit:
-            return text, len(text), False
-    except (TypeError, ValueError, RecursionError, OverflowError):
-        pass  # `text_of` finds what is wrong
-    text = ""
-    return fitting_closely(value, name, limit)
-
-
-def fitting_closely(value: "Any", name: str, limit: int) -> tuple[str, int, bool]:
-    """The same for a value that is known to be out of the ordinary."""
     text = text_of(value, name)
     size = len(text) if text.isascii() else len(text.encode())
     if size <= limit:
